@@ -1,0 +1,1 @@
+"""Running a search: the loop, in-process and on Ray. The only room that imports ray."""

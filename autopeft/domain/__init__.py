@@ -1,0 +1,1 @@
+"""Nouns and rules. Imports the standard library, numpy and pydantic only."""

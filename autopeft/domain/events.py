@@ -1,0 +1,69 @@
+"""What happens during a search, for whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autopeft.domain.budget import Budget, Spent
+from autopeft.domain.measurements import Rung
+from autopeft.domain.results import Front, RunRecord
+from autopeft.domain.trial import Trial
+
+
+@dataclass(frozen=True)
+class RunOpened:
+    """A run was made (`done` is 0 and nothing lost) or is gone on with."""
+
+    record: RunRecord
+    folder: str
+    budget: Budget
+    spent: Spent
+    resumed: bool
+    done: int
+    lost: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class RungReached:
+    number: int
+    rung: Rung
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """An attempt ended and is in the store; `trial.status` is `pending` where it will be started again."""
+
+    trial: Trial
+    values: tuple[float, ...] | None
+    front: Front
+    spent: Spent
+
+
+@dataclass(frozen=True)
+class SearchEnded:
+    """No more trials will start; `why` is one sentence."""
+
+    why: str
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something a person should read once."""
+
+    text: str
+
+
+Event = RunOpened | TrialStarted | RungReached | TrialEnded | SearchEnded | Notice
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The listener that shows nothing."""

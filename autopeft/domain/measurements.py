@@ -1,0 +1,86 @@
+"""Every number that a trial produced, in base units: bytes, seconds, fractions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+
+class MemorySource(StrEnum):
+    """How a number of bytes was obtained."""
+
+    CUDA_ALLOCATOR = "cuda_allocator"
+    TRACKED = "tracked"
+    PREDICTED = "predicted"
+
+
+class PeakMemory(BaseModel):
+    """Largest number of bytes live at once in one phase, base model included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    live_bytes: int
+    source: MemorySource
+    reserved_bytes: int | None = None
+    """What the caching allocator held from the device; CUDA only."""
+
+
+class Rung(BaseModel):
+    """What a trial reported part-way: validation scores after some of its steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    """Optimiser steps done."""
+    planned_steps: int
+    quality: dict[str, float]
+    """Validation metrics by name, for example `accuracy`, as fractions."""
+    train_loss: float
+    """Mean training loss since the last rung."""
+    train_s: float
+    """Training seconds so far, evaluation excluded."""
+
+    @property
+    def fidelity(self) -> float:
+        """Share of the planned optimiser steps that is done, from 0 to 1."""
+        return self.step / self.planned_steps
+
+
+class Measurements(BaseModel):
+    """The numbers of one trial; measured once, scored any number of times.
+
+    Fields are `None` where the trial ended before they were measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quality: dict[str, float] = {}
+    """Validation metrics at the end of training, as fractions (correlations from -1 to 1)."""
+    rungs: tuple[Rung, ...] = ()
+    steps: int = 0
+    planned_steps: int = 0
+    first_losses: tuple[float, ...] = ()
+    """Training loss of the first steps, at most 20, to compare runs with."""
+    train_s: float | None = None
+    train_tokens: int | None = None
+    """Tokens trained on, padding excluded."""
+    evaluate_s: float | None = None
+    """Seconds of the final validation pass."""
+    latency_s: float | None = None
+    """Median seconds per validation batch divided by its rows."""
+    setup_s: float | None = None
+    """Seconds to insert the PEFT modules and take them out again."""
+    trainable_parameters: int | None = None
+    """As found in the live model: PEFT weights and head."""
+    head_parameters: int | None = None
+    """The head's share of `trainable_parameters`."""
+    total_parameters: int | None = None
+    inserted_modules: tuple[str, ...] = ()
+    """Names of the modules that the method replaced, as found in the live model."""
+    adapter_bytes: int | None = None
+    """Size of the saved adapter file, head included."""
+    train_peak: PeakMemory | None = None
+    infer_peak: PeakMemory | None = None
+    device: str = ""
+    dtype: str = ""

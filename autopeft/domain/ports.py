@@ -1,0 +1,210 @@
+"""The interfaces between rooms. Implementations are built in `autopeft.app` and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from autopeft.domain.budget import Budget, Spent
+from autopeft.domain.candidate import Candidate, Insertion, Setting
+from autopeft.domain.errors import Problem
+from autopeft.domain.layout import ModelLayout
+from autopeft.domain.measurements import Rung
+from autopeft.domain.results import RunRecord, ScoredTrial
+from autopeft.domain.space import Domain
+from autopeft.domain.trial import Outcome, Trial, TrialStatus
+
+
+class MethodRules(Protocol):
+    """What binding a space must know of a PEFT method, without importing torch."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Domain]:
+        """The knobs that `Insertion.settings` must give, each with the largest domain the method takes."""
+        ...
+
+    def problems(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
+        """What is wrong with putting this insertion into this model; empty where it fits."""
+        ...
+
+
+class EvaluationTask(BaseModel):
+    """What a worker is asked to train."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    attempt: int
+    seed: int
+    candidate: Candidate
+    artefact_dir: str
+    """Absolute path of the folder for the trained adapter; written only by a trial that completes."""
+
+
+Evaluation = Generator[Mapping[int, Rung], frozenset[int], dict[int, Outcome]]
+"""A running evaluation of some tasks: yields a rung per task by number as they are reached, is sent the numbers to
+stop, and returns an outcome per number. Closing it (`GeneratorExit`) or any exception raised inside takes the PEFT
+modules out again."""
+
+
+class Evaluator(Protocol):
+    """Trains and measures candidates; keeps model and data loaded between tasks."""
+
+    def evaluate(self, tasks: Sequence[EvaluationTask]) -> Evaluation:
+        """Train these tasks (today: one). Failures are outcomes, never exceptions."""
+        ...
+
+    def score_test(self, artefact_dir: Path) -> dict[str, float]:
+        """Test metrics of a saved adapter, loaded onto the untouched base model.
+
+        Writes `test_predictions.json` beside the adapter.
+
+        Raises:
+            UserError: where the data has no test split.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...
+
+
+class EvaluatorRef(BaseModel):
+    """How to build an evaluator in another process: an importable callable and JSON arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str
+    """`package.module:callable`."""
+    arguments: dict[str, Any] = {}
+
+
+class Resources(BaseModel):
+    """What the workers of a search get, all decided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    ray_address: str | None = None
+
+    @property
+    def threads(self) -> int:
+        """Computing threads per worker."""
+        return max(1, int(self.cpus_per_worker))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate that a sampler wants trained, with the parameters that stand for it."""
+
+    parameters: dict[str, Setting]
+    candidate: Candidate
+    sampler_state: dict[str, Any]
+    """JSON to store with the trial and show the sampler again at a replay."""
+
+
+class Sampler(Protocol):
+    """Proposes candidates and learns from trials. A pure function of seed, history and number.
+
+    After `replay` of a history, `ask` proposes exactly what it would have proposed had the same trials been asked and
+    told one after another.
+    """
+
+    def ask(self, number: int) -> Proposal | None:
+        """A candidate whose digest was never proposed or replayed; None where the space has no more."""
+        ...
+
+    def tell(self, scored: ScoredTrial) -> None:
+        """Learn how a proposed trial ended. A trial back in `pending` stays a running one to the sampler."""
+        ...
+
+    def replay(self, history: Sequence[ScoredTrial]) -> None:
+        """Learn a stored history, in order of number, running and pending trials included."""
+        ...
+
+
+class RunStore(Protocol):
+    """The trial table of one run, opened by one session at a time for writing."""
+
+    @property
+    def record(self) -> RunRecord: ...
+
+    def budget(self) -> Budget: ...
+
+    def set_budget(self, budget: Budget) -> None: ...
+
+    def spent(self) -> Spent:
+        """Ended trials, wall seconds of all sessions (the open one up to now), GPU seconds."""
+        ...
+
+    def trials(self) -> list[Trial]:
+        """Every trial in order of number."""
+        ...
+
+    def open_session(self) -> list[Trial]:
+        """Take the run for this process.
+
+        Trials that a dead session left running are marked lost and, returned here, put back to `pending`, or left
+        `lost` where their retries are used up.
+
+        Raises:
+            RunBusyError: where another live process has the run.
+        """
+        ...
+
+    def heartbeat(self) -> None:
+        """Keep the session's lease and its clock; cheap, called every second or so."""
+        ...
+
+    def close_session(self) -> None: ...
+
+    def add(self, proposal: Proposal, seed: int) -> Trial:
+        """A new pending trial with the next number.
+
+        Raises:
+            TakenTrialError: where the run has a trial of this candidate and seed.
+        """
+        ...
+
+    def start(self, number: int, worker: str) -> Trial:
+        """Mark a pending trial running, one attempt further."""
+        ...
+
+    def finish(self, number: int, attempt: int, outcome: Outcome, gpus: float) -> Trial | None:
+        """Record how an attempt ended and charge it; None where the attempt is not the current one (a late result)."""
+        ...
+
+    def release(self, number: int, attempt: int, status: TrialStatus, seconds: float, gpus: float) -> Trial | None:
+        """Put an interrupted (`pending`) or lost (`lost`) attempt back; a lost one is pending while retries last."""
+        ...
+
+    def record_test(self, number: int, quality: Mapping[str, float]) -> Trial: ...
+
+
+class Store(Protocol):
+    """A database with any number of runs."""
+
+    def create(self, record: RunRecord) -> RunStore:
+        """Add a run.
+
+        Raises:
+            UserError: where the name is taken.
+        """
+        ...
+
+    def open(self, name: str) -> RunStore | None: ...
+
+    def names(self) -> list[str]:
+        """Names of all runs, oldest first."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,195 @@
+"""Everything that one search was asked to do."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+
+from autopeft.domain.budget import Budget, BudgetField
+from autopeft.domain.candidate import digest_of
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""What a run may be called: it becomes a folder name."""
+DEFAULT_MODEL = "minilm"
+DEFAULT_DATA = "python-docs"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelSpec(_Part):
+    """The base model."""
+
+    source: str = DEFAULT_MODEL
+    """`minilm`, the path of a Hugging Face model folder, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """How the frozen weights are loaded; `auto` is what the model folder says."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run; refused unless asked for."""
+
+
+class DataSpec(_Part):
+    """The data set: either `source`, or at least `train` and `validation` files."""
+
+    source: str | None = None
+    """`python-docs`, a folder saved by `datasets`, or a hub name; `None` where files are given."""
+    subset: str | None = None
+    """Configuration name of a hub data set (`mrpc` of `glue`)."""
+    train: str | None = None
+    """Path of a JSONL, CSV, TSV or Parquet file, or the split's name in `source`."""
+    validation: str | None = None
+    test: str | None = None
+    """Scored once, at the end, for points of the front only."""
+    text: str = "text"
+    """Column of the (first) sentence."""
+    text_pair: str | None = None
+    """Column of the second sentence; by default `text_pair`, where the file has one."""
+    label: str = "label"
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """`auto` is regression where every training label is a fractional number."""
+    metric: Literal["auto", "accuracy", "f1", "matthews", "spearman"] = "auto"
+    """The task's headline metric; `auto` is accuracy, or spearman for regression."""
+    max_tokens: int = Field(default=128, ge=2)
+    """Longer texts are cut to this many tokens."""
+    max_train_rows: int | None = Field(default=None, ge=2)
+    """Train on a seeded sample of this many rows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_source(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("source") is None and value.get("train") is None:
+            return {**value, "source": DEFAULT_DATA}
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> DataSpec:
+        if self.source is None and (self.train is None or self.validation is None):
+            missing = "train" if self.train is None else "validation"
+            raise ValueError(f"a data set of files needs train and validation; {missing} is missing")
+        return self
+
+
+class TrainingSpec(_Part):
+    """The recipe that every candidate shares; the learning rate belongs to the candidate."""
+
+    epochs: float = Field(default=3.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps; takes the place of `epochs` where given."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows per forward pass."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Forward passes per optimiser step."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    rungs: tuple[float, ...] = (0.5, 1.0)
+    """Shares of the steps after which validation quality is reported; ends with 1."""
+
+    @model_validator(mode="after")
+    def _rungs_ascend_to_one(self) -> TrainingSpec:
+        if not self.rungs or self.rungs[-1] != 1.0 or any(share <= 0 for share in self.rungs):
+            raise ValueError("rungs must be shares above 0 that end with 1.0")
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError("rungs must ascend")
+        return self
+
+
+class SamplerSpec(_Part):
+    """What proposes candidates."""
+
+    name: str = "tpe"
+    startup_trials: int | None = Field(default=None, ge=1)
+    """Random trials before the model is used; `None` is the sampler's own choice."""
+
+
+def _name_alone(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _source_alone(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+class ResourceSpec(_Part):
+    """Where and how wide the search runs; changes no result of a trial."""
+
+    runner: Literal["ray", "local"] = "ray"
+    workers: int | None = Field(default=None, ge=1)
+    """Trials at once; `None` is one per GPU, or as many as the cores carry."""
+    cpus_per_worker: float | None = Field(default=None, gt=0)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """May be a fraction: several trials then share a GPU."""
+    ray_address: str | None = None
+    """A running cluster (`auto`, `ray://host:port`); `None` starts one on this machine."""
+
+
+class SearchSpec(_Part):
+    """One search, completely; frozen, saved with the run, written as YAML or as flags."""
+
+    name: str | None = Field(default=None, pattern=f"^{NAME_PATTERN}$")
+    """Name of the run and of its folder; `None` makes one from the spec."""
+    model: Annotated[ModelSpec, BeforeValidator(_source_alone, json_schema_input_type=ModelSpec | str)] = ModelSpec()
+    data: Annotated[DataSpec, BeforeValidator(_source_alone, json_schema_input_type=DataSpec | str)] = DataSpec()
+    space: str = "lora"
+    """Name of a search space, or the path of a YAML file."""
+    objectives: tuple[str, ...] = ()
+    """Names of objectives; empty is the task's metric and `train_peak_bytes`."""
+    max_memory: ByteSize | None = Field(default=None, gt=0)
+    """Limit on `train_peak_bytes`, in bytes or as `12GiB`; what exceeds it is infeasible."""
+    training: TrainingSpec = TrainingSpec()
+    sampler: Annotated[SamplerSpec, BeforeValidator(_name_alone, json_schema_input_type=SamplerSpec | str)] = (
+        SamplerSpec()
+    )
+    seed: int = Field(default=0, ge=0)
+    budget: BudgetField = Budget(trials=32)
+    """When to end: `64`, `2h`, `8gpu-h`, or several joined by commas."""
+    resources: ResourceSpec = ResourceSpec()
+    retries: int = Field(default=2, ge=0)
+    """How often a trial whose worker died is started again."""
+    max_failure_share: float = Field(default=0.5, gt=0, le=1)
+    """The search stops where more than this share of at least 10 ended trials crashed, were lost or invalid."""
+    keep_adapters: Literal["front", "all"] = "front"
+    """Whether adapters of trials that a front point dominates stay on disk."""
+
+    @model_validator(mode="after")
+    def _distinct_objectives(self) -> SearchSpec:
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives names one twice")
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the search: two specs with one digest ask for the same trials.
+
+        Name, budget, resources, retries and what is kept on disk do not count.
+        """
+        outside = {"name", "budget", "resources", "retries", "max_failure_share", "keep_adapters"}
+        return digest_of(self.model_dump(mode="json", exclude=outside))
+
+    @property
+    def run_name(self) -> str:
+        """The given name, or one that the same spec always gets: model, data, space and six digits."""
+        if self.name is not None:
+            return self.name
+        data = self.data.source or (self.data.train or "")
+        parts = (self.model.source, data, self.space)
+        return "-".join([*(_slug(part) for part in parts), self.digest[:6]])
+
+
+def _slug(text: str) -> str:
+    """Last part of a path or hub id without its suffix, in letters a folder name may have."""
+    parts = [part for part in re.split(r"[/\\]", text) if part]
+    last = parts[-1] if parts else "x"
+    stem = re.sub(r"\.(jsonl|json|csv|tsv|parquet|yaml|yml)$", "", last)
+    if stem in ("train", "training") and len(parts) > 1:
+        stem = parts[-2]
+    return re.sub(r"[^A-Za-z0-9._]+", "-", stem).strip("-._")[:30] or "x"

@@ -1,0 +1,1 @@
+"""Training and measuring one candidate. The only room that imports torch, transformers and peft."""

@@ -1,0 +1,1 @@
+"""Writing what other tools load: adapters, recipes, cards, tables."""

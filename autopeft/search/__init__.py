@@ -1,0 +1,1 @@
+"""Samplers. The only room that imports optuna."""

@@ -1,0 +1,1 @@
+"""Search spaces: YAML files, conditions, and binding to a model's layout."""

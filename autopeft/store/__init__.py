@@ -1,0 +1,1 @@
+"""The trial table, which is the only truth about a run."""

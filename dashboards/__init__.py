@@ -1,0 +1,1 @@
+"""Report panels, one file each: a plain record first, then a figure of it."""
