@@ -1,0 +1,140 @@
+"""The folder of one run: where each thing lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from autopeft.domain.errors import Problem, UserError, unknown
+from autopeft.domain.spec import SearchSpec
+
+MIN_FREE_BYTES = 512 * 2**20
+"""Below this a search does not start: adapters, the database and Ray's session files need room."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def spec_file(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def sqlite_url(self) -> str:
+        return f"sqlite:///{self.path / 'trials.db'}"
+
+    @property
+    def artefacts(self) -> Path:
+        return self.path / "artefacts"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def front_csv(self) -> Path:
+        return self.path / "front.csv"
+
+    @property
+    def trials_parquet(self) -> Path:
+        return self.path / "trials.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.spec_file.is_file()
+
+    def begin(self, spec: SearchSpec) -> None:
+        """Make the folder and save the spec in it.
+
+        Raises:
+            UserError: where the folder cannot be written or belongs to something else.
+        """
+        if self.path.exists() and not self.exists and any(self.path.iterdir()):
+            raise UserError(
+                Problem("name", f"{self.path} exists and is not a run", "", "Choose another --name or --runs.")
+            )
+        self.save(spec)
+
+    def save(self, spec: SearchSpec) -> None:
+        """Write `spec.yaml`, whole or not at all."""
+        check_writable(self.path)
+        self.artefacts.mkdir(exist_ok=True)
+        text = yaml.safe_dump(json.loads(spec.model_dump_json()), sort_keys=False, allow_unicode=True)
+        partial = self.spec_file.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.spec_file)
+
+    def load_spec(self) -> SearchSpec:
+        """The spec that the run was begun with."""
+        return SearchSpec.model_validate(yaml.safe_load(self.spec_file.read_text(encoding="utf-8")))
+
+
+def check_writable(path: Path) -> None:
+    """Make `path` and see that a file can be written in it and that the disk has room.
+
+    Raises:
+        UserError: naming the folder and what to do.
+    """
+    probe = path / ".write-probe"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            Problem(
+                "runs", f"the folder {path} cannot be written ({error.strerror})", "", "Choose another with --runs DIR."
+            )
+        ) from error
+    free = shutil.disk_usage(path).free
+    if free < MIN_FREE_BYTES:
+        raise UserError(
+            Problem(
+                "runs",
+                f"the disk of {path} is nearly full: {free / 2**20:.0f} MiB free",
+                f"at least {MIN_FREE_BYTES / 2**20:.0f} MiB",
+                "Free some space or choose another disk with --runs DIR.",
+            )
+        )
+
+
+def run_folders(runs: Path) -> list[RunFolder]:
+    """Every run below `runs`, by name."""
+    if not runs.is_dir():
+        return []
+    return [folder for path in sorted(runs.iterdir()) if (folder := RunFolder(path)).exists]
+
+
+def find_run(runs: Path, name: str) -> RunFolder:
+    """The folder of the run `name` below `runs`.
+
+    Raises:
+        UserError: where there is none.
+    """
+    folder = RunFolder(runs / name)
+    if "/" in name or "\\" in name or name.startswith(".") or not folder.exists:
+        names = [one.name for one in run_folders(runs)]
+        if not names:
+            raise UserError(Problem("NAME", f"there are no runs in {runs}", "", "Begin one: autopeft search"))
+        raise UserError(unknown("NAME", name, names, f"Runs are looked for in {runs}; see `autopeft list`."))
+    return folder

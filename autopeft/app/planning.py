@@ -1,0 +1,233 @@
+"""From a spec to everything a search needs, with every mistake found before the first trial."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from autopeft import plugins
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
+from autopeft.domain.objective import Objective
+from autopeft.domain.ports import EvaluatorRef, Resources
+from autopeft.domain.results import Provenance, RunRecord, TaskInfo
+from autopeft.domain.space import Space
+from autopeft.domain.spec import ResourceSpec, SearchSpec
+from autopeft.evaluate.inspection import DeviceFacts, Inspection, devices, inspect_run
+from autopeft.evaluate.methods import METHODS
+from autopeft.search.samplers import check_sampler
+from autopeft.spaces.binding import bind
+from autopeft.spaces.library import load_space
+
+VERSIONED = ("autopeft", "torch", "transformers", "peft", "optuna", "ray", "numpy", "datasets", "scikit-learn")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that can start."""
+
+    spec: SearchSpec
+    inspection: Inspection
+    objectives: tuple[Objective, ...]
+    space: Space
+    resources: Resources
+    notices: tuple[str, ...]
+
+    def record(self) -> RunRecord:
+        """The row that the store keeps of it."""
+        return RunRecord(
+            name=self.spec.run_name,
+            spec=self.spec,
+            layout=self.inspection.layout,
+            task=self.inspection.task,
+            provenance=Provenance(
+                versions=versions(),
+                machine=machine(devices()),
+                data_fingerprint=self.inspection.data_fingerprint,
+                model_fingerprint=self.inspection.model_fingerprint,
+            ),
+            created_at=time.time(),
+        )
+
+    def evaluator(self) -> EvaluatorRef:
+        """How a worker builds its evaluator."""
+        return evaluator_of(self.spec, self.resources.threads)
+
+
+def evaluator_of(spec: SearchSpec, threads: int) -> EvaluatorRef:
+    """The evaluator that really trains."""
+    return EvaluatorRef(
+        target="autopeft.evaluate.pipeline:open_evaluator",
+        arguments={"spec": spec.model_dump(mode="json"), "threads": threads},
+    )
+
+
+def make_plan(spec: SearchSpec) -> Plan:
+    """Look everything up that the spec names and check that it fits together.
+
+    Raises:
+        UserError: with every mistake that was found.
+    """
+    problems = _Collected()
+    named = [problems.of(lambda name=name: plugins.load(plugins.OBJECTIVES, name, "objectives")) for name in spec.objectives]  # type: ignore[misc]
+    problems.of(lambda: check_sampler(spec.sampler.name))
+    space_file = problems.of(lambda: load_space(spec.space))
+    facts = devices()
+    resources = problems.of(lambda: decide_resources(spec.resources, facts))
+    inspection = problems.of(lambda: inspect_run(spec))
+    problems.add(*_budget_problems(spec, facts))
+    if inspection is None:
+        raise UserError(*problems.found)
+    problems.add(*_memory_problems(spec, inspection))
+    space = problems.of(lambda: bind(space_file, inspection.layout, METHODS)) if space_file else None
+    objectives = tuple(one for one in named if one) or default_objectives(inspection.task)
+    problems.add(*_objective_problems(objectives, inspection.task))
+    if problems.found or space is None or resources is None:
+        raise UserError(*problems.found)
+    return Plan(spec, inspection, objectives, space, resources, (*inspection.notices, *space.notices))
+
+
+def default_objectives(task: TaskInfo) -> tuple[Objective, ...]:
+    """The task's headline metric against training memory."""
+    return load_objectives((task.metric, "train_peak_bytes"))
+
+
+def load_objectives(names: tuple[str, ...]) -> tuple[Objective, ...]:
+    """Objectives by name.
+
+    Raises:
+        UserError: where one is unknown.
+    """
+    return tuple(plugins.load(plugins.OBJECTIVES, name, "objectives") for name in names)
+
+
+def decide_resources(asked: ResourceSpec, facts: DeviceFacts) -> Resources:
+    """Fill in what the spec leaves open.
+
+    One worker per GPU; without one, as many workers as there are cores, at most four, which share the cores: several
+    single-threaded trials get more done on small models than one trial with all threads.
+
+    Raises:
+        UserError: where a GPU is asked for and this machine, which is to run the search, has none.
+    """
+    if asked.gpus_per_worker and not facts.gpus and asked.ray_address is None:
+        raise UserError(
+            Problem(
+                "resources.gpus_per_worker",
+                f"{asked.gpus_per_worker:g} GPUs were asked for and torch sees none",
+                "0 on this machine",
+                "See `autopeft doctor`, or name a cluster with --ray-address.",
+            )
+        )
+    if asked.runner == "local" and (asked.workers or 1) > 1:
+        raise UserError(
+            Problem("resources.workers", "the local runner has one worker", "1", "Use --runner ray for more.")
+        )
+    gpus = asked.gpus_per_worker if asked.gpus_per_worker is not None else (1.0 if facts.gpus else 0.0)
+    if asked.workers is not None:
+        workers = asked.workers
+    elif asked.runner == "local":
+        workers = 1
+    elif gpus:
+        workers = max(1, int(facts.gpus / gpus))
+    else:
+        workers = max(1, min(4, facts.cores))
+    cpus = asked.cpus_per_worker if asked.cpus_per_worker is not None else max(1, facts.cores // workers)
+    return Resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, ray_address=asked.ray_address)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of Python and the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine(facts: DeviceFacts) -> str:
+    """Processor, cores and GPUs in one line."""
+    parts = [f"{platform.machine()}, {facts.cores} cores, {facts.memory_bytes / 2**30:.0f} GiB", *facts.gpu_names]
+    return "; ".join(parts)
+
+
+def _budget_problems(spec: SearchSpec, facts: DeviceFacts) -> list[Problem]:
+    without_gpu = not facts.gpus and spec.resources.ray_address is None
+    if spec.budget.gpu_seconds is None or not (without_gpu or spec.resources.gpus_per_worker == 0):
+        return []
+    return [
+        Problem(
+            "budget",
+            f"'{spec.budget}' limits GPU-hours, and the workers have no GPU, so it would never run out",
+            "trials or hours",
+            "For example: --budget 2h. See `autopeft doctor` for GPUs.",
+        )
+    ]
+
+
+def _memory_problems(spec: SearchSpec, inspection: Inspection) -> list[Problem]:
+    base = inspection.layout.weights_bytes
+    if spec.max_memory is None or spec.max_memory > base:
+        return []
+    return [
+        Problem(
+            "max_memory",
+            f"{int(spec.max_memory) / 2**20:.0f} MiB is less than the base model alone needs",
+            f"more than {base / 2**20:.0f} MiB",
+            "Raise --max-memory or choose a smaller --model.",
+        )
+    ]
+
+
+def _objective_problems(objectives: tuple[Objective, ...], task: TaskInfo) -> list[Problem]:
+    """Objectives that no trial of this task can have: scored on a trial that measured everything, they are NaN."""
+    peak = PeakMemory(live_bytes=1, source=MemorySource.PREDICTED)
+    full = Measurements(
+        quality=dict.fromkeys(task.metrics, 0.5),
+        train_s=1.0,
+        train_tokens=1,
+        evaluate_s=1.0,
+        latency_s=1.0,
+        trainable_parameters=1,
+        head_parameters=1,
+        total_parameters=1,
+        adapter_bytes=1,
+        train_peak=peak,
+        infer_peak=peak,
+    )
+    return [
+        Problem(
+            "objectives",
+            f"'{objective.name}' cannot be measured on a {task.kind} task",
+            f"{', '.join(task.metrics)} and what does not depend on the task",
+            "See `autopeft objectives`.",
+        )
+        for objective in objectives
+        if objective(full) != objective(full)
+    ]
+
+
+class _Collected:
+    """Problems of several steps that do not depend on each other."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+
+    def add(self, *problems: Problem) -> None:
+        self.found.extend(problems)
+
+    def of(self, step: Callable[[], T]) -> T | None:
+        """What the step returns, or None where it found mistakes."""
+        try:
+            return step()
+        except UserError as error:
+            self.found.extend(error.problems)
+            return None

@@ -1,0 +1,135 @@
+"""Reading a run back: scored trials, front, tables, the report, exported points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopeft import plugins
+from autopeft.app.folder import RunFolder, find_run
+from autopeft.app.planning import default_objectives, load_objectives
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.objective import Objective
+from autopeft.domain.ports import RunStore, Store
+from autopeft.domain.results import Front, RunResults, score
+from autopeft.domain.space import Space
+from autopeft.domain.trial import Trial
+from autopeft.evaluate.methods import METHODS
+from autopeft.export.best import export_best
+from autopeft.export.points import export_point
+from autopeft.export.tables import write_front, write_trials
+from autopeft.search.importance import importance
+from autopeft.spaces.binding import bind
+from autopeft.spaces.library import load_space
+from autopeft.store import open_store
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run with everything needed to read it."""
+
+    folder: RunFolder
+    run: RunStore
+    space: Space
+    objectives: tuple[Objective, ...]
+
+    def artefact(self, trial: Trial) -> Path:
+        """Folder of the trial's adapter."""
+        return artefact_dir(self.folder.artefacts, trial)
+
+
+def artefact_dir(artefacts: Path, trial: Trial) -> Path:
+    """Where a trial's adapter lies."""
+    return artefacts / f"{trial.number:04d}-{trial.digest}"
+
+
+@contextmanager
+def open_run(folder: RunFolder, store_url: str | None) -> Iterator[Store]:
+    """The database of a run, closed at the end."""
+    if store_url is None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    store = open_store(store_url or folder.sqlite_url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def opened(name: str, runs: Path, store_url: str | None = None) -> Iterator[Opened]:
+    """A run by name, for reading.
+
+    Raises:
+        UserError: where there is no such run, or the database does not hold it.
+    """
+    folder = find_run(runs, name)
+    with open_run(folder, store_url) as store:
+        run = store.open(name)
+        if run is None:
+            raise UserError(
+                Problem(
+                    "NAME",
+                    f"the run '{name}' is not in the database",
+                    "",
+                    "Where it was searched with --store URL, give the same URL.",
+                )
+            )
+        spec = run.record.spec
+        space = bind(load_space(spec.space), run.record.layout, METHODS)
+        objectives = load_objectives(spec.objectives) if spec.objectives else default_objectives(run.record.task)
+        yield Opened(folder, run, space, objectives)
+
+
+def load_results(run: Opened) -> RunResults:
+    """Everything the trial table says now."""
+    trials = tuple(score(trial, run.objectives) for trial in run.run.trials())
+    return RunResults(
+        record=run.run.record,
+        budget=run.run.budget(),
+        spent=run.run.spent(),
+        objectives=run.objectives,
+        trials=trials,
+        front=Front.of(run.objectives, trials),
+        importance=importance(run.space, run.objectives, trials, run.run.record.spec.seed),
+    )
+
+
+def write_results(run: Opened, results: RunResults) -> dict[str, Path]:
+    """Write `front.csv`, `trials.parquet`, `report.html` and `best/`; the exported folders by name."""
+    write_front(results, run.folder.front_csv)
+    write_trials(results, run.folder.trials_parquet)
+    write_report(results, run.folder.report)
+    if not results.front.members:
+        return {}
+    by_number = {one.trial.number: one.trial for one in results.trials}
+    return export_best(results, lambda number: run.artefact(by_number[number]), run.folder.best)
+
+
+def write_report(results: RunResults, path: Path, notes: tuple[str, ...] = ()) -> None:
+    """Write the review page, one self-contained HTML file."""
+    render: Callable[..., str] = plugins.load(plugins.PAGES, "report", "report")
+    partial = path.with_suffix(".partial")
+    partial.write_text(render(results, notes), encoding="utf-8")
+    partial.replace(path)
+
+
+def export(run: Opened, pick: str, out: Path) -> Path:
+    """Export the point that `pick` names into `out`.
+
+    `pick` is what `Front.pick` takes, or the number of any trial that completed and still has its adapter.
+
+    Raises:
+        UserError: where nothing answers to `pick` or the adapter is gone.
+    """
+    results = load_results(run)
+    chosen = None
+    if pick.isdigit():
+        chosen = next((one for one in results.trials if one.trial.number == int(pick) and one.values), None)
+        if chosen is None:
+            raise UserError(
+                Problem("pick", f"there is no completed trial {pick}", "", "See the trial table of the report.")
+            )
+    chosen = chosen or results.front.pick(pick)
+    return export_point(results, chosen, run.artefact(chosen.trial), out, pick)

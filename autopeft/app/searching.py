@@ -1,0 +1,229 @@
+"""Running a search, going on with one, and finishing it: test scores, tables, report, exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopeft.app.folder import RunFolder, check_writable, find_run
+from autopeft.app.planning import Plan, evaluator_of, make_plan
+from autopeft.app.results import Opened, load_results, open_run, write_results
+from autopeft.cluster.campaign import Campaign
+from autopeft.cluster.local_runner import LocalRunner
+from autopeft.domain.budget import Budget
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.events import Notice, OnEvent, SearchEnded, ignore
+from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler, Store
+from autopeft.domain.results import RunResults
+from autopeft.domain.spec import SearchSpec
+from autopeft.plugins import locate
+from autopeft.search.samplers import make_sampler
+from autopeft.store import open_store
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search hands back."""
+
+    folder: Path
+    results: RunResults
+    why: str
+    """Why it ended, in one sentence."""
+    interrupted: bool
+    exported: dict[str, Path]
+    """Folders of the exported points by name."""
+
+
+def search(
+    spec: SearchSpec,
+    runs: Path,
+    *,
+    store_url: str | None = None,
+    on_event: OnEvent = ignore,
+    evaluator: EvaluatorRef | None = None,
+    plan: Callable[[SearchSpec], Plan] = make_plan,
+) -> SearchResult:
+    """Begin the search that `spec` asks for, or go on with it where its run exists.
+
+    A budget that differs from the stored one replaces it.
+
+    Args:
+        spec: What to search.
+        runs: Folder that holds the run's folder.
+        store_url: Database; `None` is a SQLite file in the run's folder.
+        on_event: Told what happens, in the calling thread.
+        evaluator: Takes the place of real training, for tests and benchmarks.
+        plan: Takes the place of inspecting model and data.
+
+    Raises:
+        UserError: for mistakes in the spec, a name that another spec has, or a folder that cannot be written.
+        RunBusyError: where another process works on the run.
+    """
+    folder = RunFolder(runs / spec.run_name)
+    if folder.exists:
+        _check_same(folder, spec)
+    check_writable(runs)
+    planned = plan(spec)
+    for text in planned.notices:
+        on_event(Notice(text))
+    with open_run(folder, store_url) as store:
+        run = store.open(spec.run_name)
+        if run is None:
+            folder.begin(spec)
+            run = store.create(planned.record())
+            run.set_budget(spec.budget)
+        else:
+            _check_data(run, planned)
+            if run.record.spec.digest != spec.digest:
+                raise _taken(spec, differences(run.record.spec, spec))
+            if run.budget() != spec.budget:
+                on_event(Notice(f"The budget is now {spec.budget} in all (it was {run.budget()})."))
+                run.set_budget(spec.budget)
+                folder.save(spec)
+        return _run(planned, folder, run, store, on_event, evaluator or planned.evaluator())
+
+
+def resume(name: str, runs: Path, *, store_url: str | None = None, on_event: OnEvent = ignore) -> SearchResult:
+    """Go on with a run by name, with the spec it was begun with.
+
+    Raises:
+        UserError: where there is no such run.
+    """
+    folder = find_run(runs, name)
+    return search(folder.load_spec(), runs, store_url=store_url, on_event=on_event)
+
+
+def extend(
+    name: str, runs: Path, more: Budget, *, store_url: str | None = None, on_event: OnEvent = ignore
+) -> SearchResult:
+    """Raise a run's budget by `more` and go on with it.
+
+    Raises:
+        UserError: where there is no such run, or `more` names a kind of limit that the run does not have.
+    """
+    folder = find_run(runs, name)
+    spec = folder.load_spec()
+    new = [kind for kind, limit in more if limit is not None and getattr(spec.budget, kind) is None]
+    if new:
+        raise UserError(
+            Problem(
+                "budget",
+                f"'+{more}' raises a limit ({', '.join(new)}) that run {name} does not have",
+                f"what {spec.budget} names",
+                "To set a new budget, repeat the search command with it.",
+            )
+        )
+    raised = spec.model_copy(update={"budget": spec.budget.plus(more), "name": name})
+    return search(raised, runs, store_url=store_url, on_event=on_event)
+
+
+def _run(
+    plan: Plan, folder: RunFolder, run: RunStore, store: Store, on_event: OnEvent, evaluator: EvaluatorRef
+) -> SearchResult:
+    spec = plan.spec
+    sampler: Sampler = make_sampler(
+        spec.sampler.name, plan.space, plan.objectives, spec.seed, spec.sampler.startup_trials
+    )
+    campaign = Campaign(
+        run,
+        sampler,
+        plan.objectives,
+        artefacts=folder.artefacts.resolve(),
+        resources=plan.resources,
+        seed=spec.seed,
+        max_failure_share=spec.max_failure_share,
+        keep_adapters=spec.keep_adapters,
+        on_event=on_event,
+    )
+    if spec.resources.runner == "local":
+        end = LocalRunner(evaluator, plan.resources).run(campaign)
+    else:
+        # Imported here so that the local runner works where ray is not installed.
+        from autopeft.cluster.ray_runner import RayRunner
+
+        end = RayRunner(evaluator, plan.resources).run(campaign)
+    on_event(SearchEnded(end.why, end.interrupted))
+    opened = Opened(folder, run, plan.space, plan.objectives)
+    if not end.interrupted:
+        _score_test(opened, evaluator, on_event)
+    results = load_results(opened)
+    exported = write_results(opened, results)
+    return SearchResult(folder.path, results, end.why, end.interrupted, exported)
+
+
+def _score_test(opened: Opened, reference: EvaluatorRef, on_event: OnEvent) -> None:
+    """Score the front's points on the test set: once each, after the search, so that nothing is chosen by it."""
+    if "test" not in opened.run.record.task.rows:
+        return
+    left = [one for one in load_results(opened).front.members if one.trial.test_quality is None]
+    if not left:
+        return
+    on_event(Notice(f"Scoring {len(left)} points of the front on the test set."))
+    scorer: Evaluator = locate(reference.target)(**reference.arguments)
+    try:
+        for one in left:
+            quality = scorer.score_test(opened.artefact(one.trial))
+            opened.run.record_test(one.trial.number, quality)
+    finally:
+        scorer.close()
+
+
+def differences(old: SearchSpec, new: SearchSpec) -> list[str]:
+    """Keys in which two specs ask for different trials, as `training.epochs: 3.0 -> 1.0`."""
+    found = []
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for key, value in before.items():
+        other = after[key]
+        if isinstance(value, dict) and isinstance(other, dict):
+            found += [f"{key}.{sub}: {value[sub]} -> {other[sub]}" for sub in value if value[sub] != other[sub]]
+        elif value != other:
+            found.append(f"{key}: {value} -> {other}")
+    free = ("name", "budget", "resources", "retries", "max_failure_share", "keep_adapters")
+    return [text for text in found if not text.startswith(free)]
+
+
+def _check_same(folder: RunFolder, spec: SearchSpec) -> None:
+    old = folder.load_spec()
+    if old.digest != spec.digest:
+        raise _taken(spec, differences(old, spec))
+
+
+def _taken(spec: SearchSpec, changed: list[str]) -> UserError:
+    return UserError(
+        Problem(
+            "name",
+            f"the run '{spec.run_name}' was begun with a different spec ({'; '.join(changed)})",
+            "",
+            "Choose another --name, or repeat the first command to go on with it.",
+        )
+    )
+
+
+def _check_data(run: RunStore, plan: Plan) -> None:
+    """Trials of different data or weights must not share a front."""
+    old = run.record.provenance
+    changed = [
+        what
+        for what, before, now in (
+            ("data", old.data_fingerprint, plan.inspection.data_fingerprint),
+            ("base model", old.model_fingerprint, plan.inspection.model_fingerprint),
+        )
+        if before != now
+    ]
+    if changed:
+        raise UserError(
+            Problem(
+                "name",
+                f"the {' and the '.join(changed)} changed since run '{run.record.name}' was begun",
+                "",
+                "Choose another --name for a new search.",
+            )
+        )
+
+
+def evaluator_for(spec: SearchSpec, threads: int) -> Evaluator:
+    """An evaluator in this process."""
+    reference = evaluator_of(spec, threads)
+    built: Evaluator = locate(reference.target)(**reference.arguments)
+    return built

@@ -1,0 +1,25 @@
+"""`autopeft front`: the Pareto front of a run as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from autopeft.app.results import load_results, opened
+from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
+from autopeft.cli.tables import front_table, print_json
+from autopeft.export.tables import front_rows
+
+
+def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = False) -> None:
+    """Print the Pareto front of a run."""
+    with opened(name, runs, store) as run:
+        results = load_results(run)
+    if json:
+        print_json(front_rows(results))
+        return
+    console = Console(highlight=False)
+    if not results.front.members:
+        console.print("The front is empty: no trial has completed yet.")
+        return
+    tested = any(one.trial.test_quality for one in results.front.members)
+    console.print(front_table(results.front, results.record.task.metric, with_test=tested))

@@ -1,0 +1,201 @@
+"""Showing a search while it runs: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autopeft.cli.tables import STATUS_STYLE, candidate_text, front_table, quantity, seconds_text
+from autopeft.domain.budget import Budget, Spent
+from autopeft.domain.events import Event, Notice, RungReached, RunOpened, SearchEnded, TrialEnded, TrialStarted
+from autopeft.domain.measurements import Rung
+from autopeft.domain.results import Front
+from autopeft.domain.trial import Trial, TrialStatus
+
+FRONT_ROWS = 8
+
+
+class Progress:
+    """Keeps what the events said; subclasses show it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.opened: RunOpened | None = None
+        self.running: dict[int, Trial] = {}
+        self.rungs: dict[int, Rung] = {}
+        self.counts: dict[TrialStatus, int] = {}
+        self.seconds: list[float] = []
+        self.front: Front | None = None
+        self.spent = Spent()
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        match event:
+            case RunOpened():
+                self.opened, self.spent = event, event.spent
+            case TrialStarted(trial):
+                self.running[trial.number] = trial
+            case RungReached(number, rung):
+                self.rungs[number] = rung
+            case TrialEnded(trial):
+                self.running.pop(trial.number, None)
+                self.rungs.pop(trial.number, None)
+                self.front, self.spent = event.front, event.spent
+                if trial.status.ended:
+                    self.counts[trial.status] = self.counts.get(trial.status, 0) + 1
+                    self.seconds.append(trial.seconds)
+            case _:
+                pass
+
+    def opening(self) -> str:
+        """One line about what is going to happen."""
+        event = self.opened
+        assert event is not None
+        done = f"{event.done} trials done, {event.lost} lost and tried again, " if event.resumed else ""
+        verb = "resuming" if event.resumed else "searching"
+        workers = f"{event.workers} worker{'s' if event.workers != 1 else ''}"
+        return f"{verb} {event.record.name}: {done}budget {event.budget}, {workers}, {event.folder}"
+
+    def seconds_left(self) -> float | None:
+        """Expected seconds until the budget is used up, None before the first trial has ended."""
+        if self.opened is None or not self.seconds:
+            return None
+        budget: Budget = self.opened.budget
+        spent = self.spent_now()
+        mean = sum(self.seconds) / len(self.seconds)
+        found = []
+        if budget.trials is not None:
+            left = budget.trials - spent.trials
+            # Trials under way are half done on average.
+            found.append(max(0.0, (left - 0.5 * len(self.running)) * mean / self.opened.workers))
+        if budget.seconds is not None:
+            found.append(max(0.0, budget.seconds - spent.seconds))
+        return min(found, default=None)
+
+    def spent_now(self) -> Spent:
+        """What is spent, the clock included."""
+        if self.opened is None:
+            return self.spent
+        seconds = self.opened.spent.seconds + time.monotonic() - self.began
+        return self.spent.model_copy(update={"seconds": max(seconds, self.spent.seconds)})
+
+
+class PlainProgress(Progress):
+    """One line per thing that happened, for logs and pipes."""
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        match event:
+            case RunOpened():
+                self._line(self.opening())
+            case TrialEnded(trial, values):
+                left = self.seconds_left()
+                parts = [f"trial {trial.number} {trial.status.value}"]
+                parts += [
+                    f"{objective.name} {quantity(value, objective.unit)}"
+                    for objective, value in zip(event.front.objectives, values or (), strict=bool(values))
+                ]
+                if trial.failure is not None:
+                    parts.append(trial.failure.text)
+                parts.append(candidate_text(trial))
+                parts.append(f"{trial.seconds:.0f} s")
+                parts.append(f"front {len(event.front.members)}")
+                if left is not None:
+                    parts.append(f"about {seconds_text(left)} left")
+                self._line(" | ".join(parts))
+            case SearchEnded(why):
+                self._line(why)
+            case Notice(text):
+                self._line(text)
+            case _:
+                pass
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+class LiveProgress(Progress):
+    """A display that is redrawn in place: budget, trials by status, what runs, the front so far."""
+
+    def __enter__(self) -> LiveProgress:
+        self.live = Live(
+            get_renderable=self.draw, console=self.console, refresh_per_second=4, transient=True, redirect_stdout=False
+        )
+        self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.live.stop()
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        match event:
+            case RunOpened():
+                self.live.console.print(escape(self.opening()), soft_wrap=True)
+            case Notice(text):
+                self.live.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+            case TrialEnded(trial) if trial.failure is not None:
+                style = STATUS_STYLE[trial.status]
+                self.live.console.print(
+                    f"[{style}]trial {trial.number} {trial.status.value}[/]: {escape(trial.failure.text)}",
+                    soft_wrap=True,
+                )
+            case _:
+                pass
+
+    def draw(self) -> Group:
+        """The display as it stands."""
+        if self.opened is None:
+            return Group(Text("looking at model and data …", style="dim"))
+        budget, spent = self.opened.budget, self.spent_now()
+        left = self.seconds_left()
+        head = Table.grid(padding=(0, 2))
+        used = []
+        if budget.trials is not None:
+            used.append(f"{spent.trials} of {budget.trials} trials")
+        if budget.seconds is not None:
+            used.append(f"{seconds_text(spent.seconds)} of {seconds_text(budget.seconds)}")
+        if budget.gpu_seconds is not None:
+            used.append(f"{spent.gpu_seconds / 3600:.2f} of {budget.gpu_seconds / 3600:g} GPU-hours")
+        if budget.seconds is None:
+            used.append(seconds_text(spent.seconds))
+        head.add_row(
+            ProgressBar(total=1.0, completed=budget.share_used(spent), width=30),
+            ", ".join(used) + (f", about {seconds_text(left)} left" if left is not None else ""),
+        )
+        counts = Text("  ").join(
+            [Text(f"{count} {status.value}", style=STATUS_STYLE[status]) for status, count in self.counts.items()]
+            + [Text(f"{len(self.running)} running", style=STATUS_STYLE[TrialStatus.RUNNING])]
+        )
+        parts: list[Text | Table] = [head, counts]
+        for number, trial in sorted(self.running.items()):
+            rung = self.rungs.get(number)
+            at = f" {rung.fidelity:.0%}" if rung else ""
+            parts.append(
+                Text(f"  trial {number}{at}  {candidate_text(trial)}", style="dim", no_wrap=True, overflow="ellipsis")
+            )
+        if self.front is not None and self.front.members:
+            metric = self.opened.record.task.metric
+            parts += [Text(""), front_table(self.front, metric, with_test=False, limit=FRONT_ROWS, title="front so far")]
+        return Group(*parts)
+
+
+def progress_for(console: Console, quiet: bool) -> Progress:
+    """A live display where a person looks at a terminal, plain lines elsewhere, nothing when quiet."""
+    if quiet:
+        return Progress(console)
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)

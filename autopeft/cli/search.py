@@ -1,0 +1,236 @@
+"""`autopeft search`: flags or a file become a spec, the spec becomes a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from autopeft.app.searching import SearchResult, search
+from autopeft.app.spec_file import anchored, make_spec, merged, read_spec
+from autopeft.cli.options import DEFAULT_RUNS, Json, Runs, StoreUrl
+from autopeft.cli.progress import progress_for
+from autopeft.cli.tables import front_table, print_json, seconds_text
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.events import OnEvent
+from autopeft.domain.spec import SearchSpec
+from autopeft.export.tables import front_rows
+
+DATA, SPACE, TRAIN, RUN = "Model and data", "What is searched", "How each candidate trains", "Running"
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=RUN)]
+
+
+def command(
+    spec: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="YAML file; flags change what it says.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", "-b", help="64, 64trials, 90s, 30m, 2h, 8gpu-h, or several joined by commas.", metavar="BUDGET"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="minilm, a model folder or a hub id.", rich_help_panel=DATA, show_default=False)
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision on the hub.", rich_help_panel=DATA)] = None,
+    dtype: Annotated[str | None, typer.Option(help="Dtype of the frozen weights.", rich_help_panel=DATA)] = None,
+    trust_remote_code: Annotated[
+        bool | None,
+        typer.Option("--trust-remote-code", help="Let code of the model run.", rich_help_panel=DATA, show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="python-docs, a `datasets` folder or a hub name.", rich_help_panel=DATA)
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a hub data set.", rich_help_panel=DATA)] = None,
+    train: Annotated[
+        str | None, typer.Option(help="JSONL, CSV, TSV or Parquet file.", rich_help_panel=DATA, metavar="FILE")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="What the search chooses by.", rich_help_panel=DATA, metavar="FILE")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Scored at the end, front only.", rich_help_panel=DATA, metavar="FILE")
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="Default: text.", rich_help_panel=DATA)] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Default: text_pair, where there is one.", rich_help_panel=DATA)
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Default: label.", rich_help_panel=DATA)] = None,
+    task: Annotated[str | None, typer.Option(help="classification or regression.", rich_help_panel=DATA)] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, f1, matthews or spearman.", rich_help_panel=DATA)
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts.", rich_help_panel=DATA)] = None,
+    max_train_rows: Annotated[int | None, typer.Option(help="Train on a sample.", rich_help_panel=DATA)] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Name or YAML file; see `autopeft spaces`.", rich_help_panel=SPACE)
+    ] = None,
+    objectives: Annotated[
+        str | None,
+        typer.Option(help="Names joined by commas; see `autopeft objectives`.", rich_help_panel=SPACE),
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Limit on training memory, as 12GiB.", rich_help_panel=SPACE)
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, gp, nsga2 or random.", rich_help_panel=SPACE)] = None,
+    startup_trials: Annotated[
+        int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random draw.", rich_help_panel=SPACE)] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=TRAIN)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of epochs.", rich_help_panel=TRAIN)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per forward pass.", rich_help_panel=TRAIN)] = None,
+    gradient_accumulation: Annotated[
+        int | None, typer.Option(help="Forward passes per step.", rich_help_panel=TRAIN)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; the same name goes on.", rich_help_panel=RUN)] = None,
+    runs: Runs = DEFAULT_RUNS,
+    store: StoreUrl = None,
+    runner: Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=RUN)] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at once.", rich_help_panel=RUN)] = None,
+    cpus_per_worker: Annotated[float | None, typer.Option(rich_help_panel=RUN, help="CPUs of each.")] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(rich_help_panel=RUN, help="GPUs of each, fractions too.")
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster.", rich_help_panel=RUN)] = None,
+    keep_adapters: Annotated[str | None, typer.Option(help="front or all.", rich_help_panel=RUN)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the spec, as training.warmup=0.1."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search PEFT configurations by real fine-tuning, within a budget.
+
+    The same command again goes on with the same run.
+    """
+    flags = {
+        "model": {"source": model, "revision": revision, "dtype": dtype, "trust_remote_code": trust_remote_code},
+        "data": {
+            "source": data,
+            "subset": subset,
+            "train": train,
+            "validation": validation,
+            "test": test,
+            "text": text_column,
+            "text_pair": pair_column,
+            "label": label_column,
+            "task": task,
+            "metric": metric,
+            "max_tokens": max_tokens,
+            "max_train_rows": max_train_rows,
+        },
+        "space": space,
+        "objectives": [part.strip() for part in objectives.split(",")] if objectives else None,
+        "max_memory": max_memory,
+        "sampler": {"name": sampler, "startup_trials": startup_trials},
+        "seed": seed,
+        "budget": budget,
+        "training": {
+            "epochs": epochs,
+            "steps": steps,
+            "batch_size": batch_size,
+            "gradient_accumulation": gradient_accumulation,
+        },
+        "name": name,
+        "resources": {
+            "runner": runner,
+            "workers": workers,
+            "cpus_per_worker": cpus_per_worker,
+            "gpus_per_worker": gpus_per_worker,
+            "ray_address": ray_address,
+        },
+        "keep_adapters": keep_adapters,
+    }
+    wanted = spec_from(spec, flags, settings or [])
+    run_and_show(lambda on_event: search(wanted, runs, store_url=store, on_event=on_event), json, quiet)
+
+
+def spec_from(file: Path | None, flags: dict[str, Any], settings: list[str]) -> SearchSpec:
+    """The spec of a file, changed by flags and `--set`.
+
+    Raises:
+        UserError: with every mistake.
+    """
+    base = read_spec(file) if file else {}
+    over = anchored(merged(_given(flags), _settings(settings)), Path.cwd())
+    return make_spec(merged(base, over), str(file) if file else "")
+
+
+def run_and_show(run: Callable[[OnEvent], SearchResult], json: bool, quiet: bool) -> None:
+    """Run a search with progress on standard error, then show what came out on standard output."""
+    progress = progress_for(Console(stderr=True), quiet)
+    with progress:
+        result = run(progress)
+    if json:
+        print_json(
+            {
+                "name": result.results.record.name,
+                "folder": str(result.folder),
+                "interrupted": result.interrupted,
+                "why": result.why,
+                "seconds": result.results.spent.seconds,
+                "trials": {status.value: count for status, count in result.results.counts().items()},
+                "front": front_rows(result.results),
+                "exported": {name: str(path) for name, path in result.exported.items()},
+            }
+        )
+    elif not quiet:
+        _show(result)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _show(result: SearchResult) -> None:
+    console = Console(highlight=False)
+    results = result.results
+    task = results.record.task
+    counts = ", ".join(f"{count} {status.value}" for status, count in results.counts().items())
+    console.print(f"[bold]{escape(result.why)}[/] {counts}; {seconds_text(results.spent.seconds)}.", soft_wrap=True)
+    if results.front.members:
+        console.print()
+        console.print(front_table(results.front, task.metric, with_test=any(one.trial.test_quality for one in results.front.members)))
+        if task.majority_share is not None:
+            console.print(f"[dim]Always saying the most frequent class reaches accuracy {task.majority_share:.3f}.[/]")
+    console.print()
+    console.print(f"report   {escape(str(result.folder / 'report.html'))}", soft_wrap=True)
+    for label, path in result.exported.items():
+        console.print(f"adapter  {escape(str(path))}  ({label})", soft_wrap=True)
+    name = escape(results.record.name)
+    if result.interrupted:
+        console.print(f"go on    autopeft resume {name}")
+    else:
+        console.print(f"more     autopeft extend {name} --budget +{results.budget.trials or 16}", soft_wrap=True)
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """`flags` without what was not said."""
+    found = {}
+    for key, value in flags.items():
+        kept = _given(value) if isinstance(value, dict) else value
+        if kept not in (None, {}):
+            found[key] = kept
+    return found
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """`["training.warmup=0.1"]` as nested values."""
+    found: dict[str, Any] = {}
+    problems = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            problems.append(Problem("--set", f"'{text}' is not KEY=VALUE", "", "For example: --set training.warmup=0.1"))
+            continue
+        nested: Any = yaml.safe_load(value)
+        for step in reversed(key.strip().split(".")):
+            nested = {step: nested}
+        found = merged(found, nested)
+    if problems:
+        raise UserError(*problems)
+    return found

@@ -1,0 +1,53 @@
+"""`autopeft status`: where a run stands."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from autopeft.app.results import load_results, opened
+from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
+from autopeft.cli.tables import STATUS_STYLE, print_json, seconds_text
+from autopeft.domain.trial import TrialStatus
+
+MAX_FAILURES = 5
+
+
+def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = False) -> None:
+    """Print trials by status, the budget used and the latest failures of a run."""
+    with opened(name, runs, store) as run:
+        results = load_results(run)
+    used_up = results.budget.used_up_by(results.spent)
+    history = results.hypervolume_history()
+    if json:
+        print_json(
+            {
+                "name": name,
+                "trials": {status.value: count for status, count in results.counts().items()},
+                "budget": results.budget.model_dump(),
+                "spent": results.spent.model_dump(),
+                "used_up": used_up,
+                "front": sorted(results.front.numbers),
+                "hypervolume": history[-1].hypervolume if history else 0.0,
+            }
+        )
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(name)}[/]  created {_when(results.record.created_at)}")
+    counts = [f"[{STATUS_STYLE[status]}]{count} {status.value}[/]" for status, count in results.counts().items()]
+    console.print("trials   " + (", ".join(counts) or "none yet"))
+    state = f"used up ({used_up})" if used_up else f"{results.budget.share_used(results.spent):.0%} used"
+    console.print(f"budget   {results.budget}, {state}; {seconds_text(results.spent.seconds)} so far")
+    console.print(f"front    {len(results.front.members)} points, hypervolume {history[-1].hypervolume if history else 0:.3f}")
+    failed = [one.trial for one in results.trials if one.trial.failure is not None and one.trial.status is not TrialStatus.COMPLETE]
+    for trial in failed[-MAX_FAILURES:]:
+        assert trial.failure is not None
+        console.print(f"[{STATUS_STYLE[trial.status]}]trial {trial.number} {trial.status.value}[/]: {escape(trial.failure.text)}", soft_wrap=True)
+    if not used_up:
+        console.print(f"go on    autopeft resume {escape(name)}")
+
+
+def _when(seconds: float) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,135 @@
+"""Numbers and tables as a person reads them in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from autopeft.domain.objective import Direction, Objective, Unit
+from autopeft.domain.results import Front, ScoredTrial
+from autopeft.domain.trial import Trial, TrialStatus
+
+STATUS_STYLE = {
+    TrialStatus.PENDING: "dim",
+    TrialStatus.RUNNING: "cyan",
+    TrialStatus.COMPLETE: "green",
+    TrialStatus.INFEASIBLE: "yellow",
+    TrialStatus.INVALID: "magenta",
+    TrialStatus.CRASHED: "red",
+    TrialStatus.STOPPED_EARLY: "blue",
+    TrialStatus.LOST: "red",
+    TrialStatus.CANCELLED: "dim",
+}
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, for other programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def quantity(value: float | None, unit: Unit) -> str:
+    """`0.731`, `143.2 MiB`, `12.3 s`, `74,506`; a dash for nothing."""
+    if value is None:
+        return "-"
+    if unit is Unit.BYTES:
+        return bytes_text(value)
+    if unit is Unit.SECONDS:
+        return f"{value * 1000:.2f} ms" if value < 1 else f"{value:.1f} s"
+    if unit is Unit.COUNT:
+        return f"{value:,.0f}"
+    return f"{value:.3f}"
+
+
+def bytes_text(value: float) -> str:
+    """Bytes in the unit that keeps one to four digits before the point."""
+    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def seconds_text(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0-5`, `3-5`, `0,2,5`; `none` for no number."""
+    if not numbers:
+        return "none"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def setting(value: Any) -> str:
+    """A parameter's value: four significant digits for floats."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def candidate_text(trial: Trial) -> str:
+    """What a candidate is, in one line: `rslora r16 · attention.query,value · layers 3-5 · lr 0.0012`."""
+    parts = []
+    for insertion in trial.candidate.insertions:
+        settings = dict(insertion.settings)
+        name = str(settings.pop("variant", insertion.method))
+        rank = settings.pop("rank", None)
+        parts.append(f"{name} r{rank}" if rank is not None else name)
+        parts.append("+".join(role.split(".")[0][:4] + "." + role.split(".")[-1] for role in insertion.modules))
+        parts.append(f"layers {ranges(insertion.layers)}")
+    if not parts:
+        parts.append("head only")
+    parts.append(f"lr {setting(trial.candidate.learning_rate)}")
+    return " · ".join(parts)
+
+
+def front_table(front: Front, metric: str, with_test: bool, limit: int | None = None, title: str | None = None) -> Table:
+    """The front, one row a point, the knee marked."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("trial", justify="right")
+    for objective in front.objectives:
+        arrow = "↑" if objective.direction is Direction.MAXIMIZE else "↓"
+        table.add_column(f"{objective.name} {arrow}", justify="right", no_wrap=True)
+    if with_test:
+        table.add_column(f"test {metric}", justify="right", no_wrap=True)
+    table.add_column("configuration", overflow="ellipsis", no_wrap=limit is not None)
+    members = front.members if limit is None else front.members[-limit:]
+    names = picks(front)
+    for one in members:
+        test = (one.trial.test_quality or {}).get(metric)
+        mark = names.get(one.trial.number, "")
+        table.add_row(
+            Text(str(one.trial.number), style="bold" if mark else ""),
+            *(quantity(value, objective.unit) for value, objective in zip(one.values or (), front.objectives, strict=True)),
+            *([quantity(test, Unit.FRACTION)] if with_test else []),
+            Text.assemble(candidate_text(one.trial), ("  " + mark, "bold green") if mark else ""),
+        )
+    return table
+
+
+def picks(front: Front) -> dict[int, str]:
+    """Trial numbers of the recommended points, with what each is recommended as."""
+    named: dict[int, str] = {}
+    if front.members:
+        for what in ("knee", "most-accurate", "smallest"):
+            number = front.pick(what).trial.number
+            named[number] = f"{named[number]}, {what}" if number in named else what
+    return named
+
+
+def scored_values(objectives: Sequence[Objective], one: ScoredTrial) -> dict[str, float]:
+    """Objective values by name; empty where the trial has none."""
+    return {objective.name: value for objective, value in zip(objectives, one.values or (), strict=bool(one.values))}
