@@ -1,0 +1,279 @@
+"""The search loop that every runner drives: what to train next, and what to do with how it ended.
+
+All trials of a run train with the run's own seed, so that two candidates differ by what they are and not by the draw
+of batches and initial weights.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopeft.cluster.adapters import KeptAdapters
+from autopeft.cluster.heartbeat import Heartbeat
+from autopeft.cluster.verdict import FailureRate, judged
+from autopeft.domain.budget import Spent
+from autopeft.domain.events import OnEvent, RungReached, RunOpened, TrialEnded, TrialStarted, ignore
+from autopeft.domain.measurements import Rung
+from autopeft.domain.objective import Objective
+from autopeft.domain.ports import EvaluationTask, Resources, RunStore, Sampler
+from autopeft.domain.results import Front, ScoredTrial, score
+from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialStatus
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing can start now; something may, once a running trial ends."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing more will start, and nothing is running."""
+
+    why: str
+    """One sentence."""
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a runner's work ended."""
+
+    why: str
+    """One sentence."""
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class _Running:
+    task: EvaluationTask
+    since: float
+    """Clock of `time.monotonic`, in seconds."""
+
+
+class Campaign:
+    """One session of a search: asks the sampler, writes the store, keeps the budget and the front.
+
+    A runner calls `open`, then `next` until it says `Done`, hands in `rung`, `finish` and `lost`, and at the end calls
+    `close`. Everything but the heartbeat happens in the thread that calls; the store is used by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        sampler: Sampler,
+        objectives: Sequence[Objective],
+        *,
+        artefacts: Path,
+        resources: Resources,
+        seed: int,
+        max_failure_share: float = 0.5,
+        keep_adapters: str = "front",
+        on_event: OnEvent = ignore,
+    ) -> None:
+        self._store = store
+        self._sampler = sampler
+        self._objectives = tuple(objectives)
+        self._artefacts = artefacts
+        self._resources = resources
+        self._seed = seed
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._heartbeat = Heartbeat(self._beat)
+        self._failures = FailureRate(max_failure_share)
+        self._adapters = KeptAdapters(artefacts, keep_all=keep_adapters == "all")
+        self._pending: deque[Trial] = deque()
+        self._running: dict[int, _Running] = {}
+        self._rows = 0
+        self._ended = 0
+        self._exhausted = False
+        self._front = Front(self._objectives, ())
+
+    @property
+    def front(self) -> Front:
+        """The front of everything that ended so far."""
+        return self._front
+
+    @property
+    def running(self) -> tuple[EvaluationTask, ...]:
+        """Tasks handed out and not yet ended."""
+        return tuple(one.task for one in self._running.values())
+
+    def open(self) -> None:
+        """Take the run for this process, show the sampler what is stored, queue what earlier sessions left.
+
+        Raises:
+            RunBusyError: where another live process has the run.
+        """
+        with self._lock:
+            lost = self._store.open_session()
+        self._heartbeat.start()
+        trials, spent = self._read()
+        scored = [score(trial, self._objectives) for trial in trials]
+        self._rows = len(trials)
+        self._ended = sum(trial.status.ended for trial in trials)
+        self._sampler.replay(scored)
+        self._pending.extend(trial for trial in trials if trial.status is TrialStatus.PENDING)
+        self._front = Front.of(self._objectives, scored)
+        self._adapters.sweep(trials, self._front.numbers)
+        self._on_event(
+            RunOpened(
+                record=self._store.record,
+                folder=str(self._artefacts.parent),
+                budget=self._store.budget(),
+                spent=spent,
+                resumed=bool(trials),
+                done=self._ended,
+                lost=len(lost),
+                workers=self._resources.workers,
+            )
+        )
+
+    def next(self, worker: str = "") -> EvaluationTask | Wait | Done:
+        """What to train now. The trial's row is `running` in the store before this returns.
+
+        Trials left by earlier sessions and lost ones come first, then the sampler's proposals.
+
+        Args:
+            worker: Name of the worker that will get the task, for the table.
+        """
+        self._heartbeat.check()
+        why = self._why_stop()
+        if why is None:
+            trial = self._waiting_trial()
+            if trial is not None:
+                return self._start(trial, worker)
+            why = "Every candidate of the space was proposed."
+        return Wait() if self._running else Done(why)
+
+    def rung(self, number: int, attempt: int, rung: Rung) -> None:
+        """Pass on what a running trial reported part-way; reports of an earlier attempt are ignored."""
+        if self._is_current(number, attempt):
+            self._on_event(RungReached(number, rung))
+
+    def finish(self, task: EvaluationTask, outcome: Outcome) -> None:
+        """Record how an attempt ended: store, then sampler, then listeners. A late result changes nothing.
+
+        A complete outcome that lacks a finite value of an objective is recorded as invalid.
+        """
+        if not self._is_current(task.number, task.attempt):
+            return
+        outcome = judged(outcome, self._objectives)
+        with self._lock:
+            trial = self._store.finish(task.number, task.attempt, outcome, self._resources.gpus_per_worker)
+        self._ended_attempt(task, trial)
+
+    def lost(self, task: EvaluationTask, text: str) -> None:
+        """Record that a worker died over a task, with one sentence on how; retried while the retries last."""
+        self._release(task, TrialStatus.LOST, text)
+
+    def release_running(self) -> None:
+        """Put everything that is running back to `pending`: the search was interrupted."""
+        for task in self.running:
+            self._release(task, TrialStatus.PENDING, "")
+
+    def close(self) -> None:
+        """End the session; what still runs goes back to `pending`."""
+        try:
+            self.release_running()
+        finally:
+            self._heartbeat.stop()
+            with self._lock:
+                self._store.close_session()
+
+    def _why_stop(self) -> str | None:
+        """The sentence that says why nothing new may start, or None."""
+        failing = self._failures.exceeded()
+        if failing is not None:
+            return failing
+        with self._lock:
+            budget, spent = self._store.budget(), self._store.spent()
+        now = time.monotonic()
+        held = sum(now - one.since for one in self._running.values()) * self._resources.gpus_per_worker
+        charged = Spent(
+            trials=self._ended + len(self._running), seconds=spent.seconds, gpu_seconds=spent.gpu_seconds + held
+        )
+        kind = budget.used_up_by(charged)
+        if kind is None:
+            return None
+        return f"The budget of {budget} is used up ({kind.replace('_', ' ')})."
+
+    def _waiting_trial(self) -> Trial | None:
+        if self._pending:
+            return self._pending.popleft()
+        if self._exhausted:
+            return None
+        proposal = self._sampler.ask(self._rows)
+        if proposal is None:
+            self._exhausted = True
+            return None
+        with self._lock:
+            trial = self._store.add(proposal, self._seed)
+        self._rows += 1
+        return trial
+
+    def _start(self, trial: Trial, worker: str) -> EvaluationTask:
+        with self._lock:
+            trial = self._store.start(trial.number, worker)
+        task = EvaluationTask(
+            number=trial.number,
+            attempt=trial.attempt,
+            seed=trial.seed,
+            candidate=trial.candidate,
+            artefact_dir=str(self._adapters.folder(trial)),
+        )
+        self._running[trial.number] = _Running(task, time.monotonic())
+        self._on_event(TrialStarted(trial))
+        return task
+
+    def _is_current(self, number: int, attempt: int) -> bool:
+        running = self._running.get(number)
+        return running is not None and running.task.attempt == attempt
+
+    def _release(self, task: EvaluationTask, status: TrialStatus, text: str) -> None:
+        if not self._is_current(task.number, task.attempt):
+            return
+        seconds = time.monotonic() - self._running[task.number].since
+        with self._lock:
+            trial = self._store.release(task.number, task.attempt, status, seconds, self._resources.gpus_per_worker)
+        if trial is not None and trial.failure is None and text:
+            # For listeners only: the row of a lost trial says what the store knows of it.
+            failure = Failure(reason=FailureReason.WORKER_DIED, text=text)
+            trial = trial.model_copy(update={"failure": failure})
+        self._ended_attempt(task, trial)
+
+    def _ended_attempt(self, task: EvaluationTask, trial: Trial | None) -> None:
+        del self._running[task.number]
+        if trial is None:
+            return
+        scored = score(trial, self._objectives)
+        if trial.status is TrialStatus.PENDING:
+            self._pending.append(trial)
+        else:
+            self._ended += 1
+            self._failures.count(trial)
+            self._sampler.tell(scored)
+            self._keep(scored)
+        with self._lock:
+            spent = self._store.spent()
+        self._on_event(TrialEnded(trial, scored.values, self._front, spent))
+
+    def _keep(self, scored: ScoredTrial) -> None:
+        before = self._front
+        if scored.values is not None:
+            self._front = Front.of(self._objectives, [*before.members, scored])
+        left = [one.trial for one in before.members if one.trial.number not in self._front.numbers]
+        if scored.trial.number not in self._front.numbers:
+            left.append(scored.trial)
+        self._adapters.drop(left)
+
+    def _read(self) -> tuple[list[Trial], Spent]:
+        with self._lock:
+            return self._store.trials(), self._store.spent()
+
+    def _beat(self) -> None:
+        with self._lock:
+            self._store.heartbeat()

@@ -1,0 +1,98 @@
+"""The bridge between Tune's search interface and a campaign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ray.tune.search import Searcher
+
+from autopeft.cluster.campaign import Campaign, Done, Wait
+from autopeft.cluster.worker import Key, raise_told
+from autopeft.domain.measurements import Rung
+from autopeft.domain.ports import EvaluationTask
+from autopeft.domain.trial import Outcome
+
+T = TypeVar("T")
+
+DIED = "Its worker process died: it was killed, ran out of host memory, or crashed below Python."
+UNBUILT = "Its worker could not build the evaluator."
+
+
+class CampaignSearcher(Searcher):
+    """Gives Tune the campaign's tasks, at most `workers` at a time, and the campaign Tune's results.
+
+    Tune would stage one trial more than it can run, proposed without the results of those that run; so it is given
+    nothing while every worker is busy. Tune swallows what a searcher raises when a trial ends; so an error is kept
+    in `error` and the runner raises it.
+    """
+
+    def __init__(self, campaign: Campaign, workers: int) -> None:
+        super().__init__()
+        self._campaign = campaign
+        self._workers = workers
+        self._tasks: dict[str, EvaluationTask] = {}
+        self._some_worker_was_built = False
+        self.why: str | None = None
+        """Why the search ended; None while it runs."""
+        self.error: Exception | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.error is not None or len(self._tasks) >= self._workers:
+            return None
+        step = self._guarded(lambda: self._campaign.next(worker=trial_id))
+        if isinstance(step, Done):
+            self.why = step.why
+            return str(Searcher.FINISHED)
+        if step is None or isinstance(step, Wait):
+            return None
+        self._tasks[trial_id] = step
+        return {Key.TASK.value: step.model_dump_json()}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._guarded(lambda: self._take(trial_id, result))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        def complete() -> None:
+            if result is not None and not error:
+                self._take(trial_id, result)
+            task = self._tasks.pop(trial_id, None)
+            if task is not None:
+                self._campaign.lost(task, DIED)
+
+        self._guarded(complete)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the trial table is the only truth."""
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None:
+        """Nothing is ever read back."""
+
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        # Whatever Ray pickles of this must hold no campaign: its store knows the database's password.
+        return (Searcher, ())
+
+    def _take(self, trial_id: str, result: dict[str, Any]) -> None:
+        task = self._tasks.get(trial_id)
+        if task is None:
+            return
+        if Key.RUNG in result:
+            self._some_worker_was_built = True
+            rung = Rung.model_validate_json(result[Key.RUNG])
+            self._campaign.rung(task.number, task.attempt, rung)
+        elif Key.OUTCOME in result:
+            self._some_worker_was_built = True
+            del self._tasks[trial_id]
+            self._campaign.finish(task, Outcome.model_validate_json(result[Key.OUTCOME]))
+        elif Key.UNBUILDABLE in result:
+            if not self._some_worker_was_built:
+                raise_told(result[Key.UNBUILDABLE])
+            del self._tasks[trial_id]
+            self._campaign.lost(task, UNBUILT)
+
+    def _guarded(self, act: Callable[[], T]) -> T | None:
+        try:
+            return act()
+        except Exception as error:
+            self.error = self.error or error
+            return None

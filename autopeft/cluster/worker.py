@@ -1,0 +1,123 @@
+"""The process that trains: a Tune trainable that keeps its evaluator from trial to trial."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from enum import StrEnum
+from typing import Any
+
+import psutil
+from ray.tune import Trainable
+
+from autopeft.cluster.attempt import DETAIL_LINES, Attempt
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.measurements import Rung
+from autopeft.domain.ports import EvaluationTask, Evaluator, EvaluatorRef
+from autopeft.domain.trial import Outcome
+from autopeft.plugins import locate
+
+GROWTH_BYTES = 1 << 30
+"""So much more than after its first trial a worker may hold before it is replaced."""
+
+
+class Key(StrEnum):
+    """Fields of the configurations and results that travel; every value is a JSON text."""
+
+    EVALUATOR = "evaluator"
+    TASK = "task"
+    RUNG = "rung"
+    OUTCOME = "outcome"
+    UNBUILDABLE = "unbuildable"
+
+
+class RecycledWorkerError(Exception):
+    """Ends an actor that handed in its outcome and must not train again; Tune starts another one."""
+
+
+class Worker(Trainable):
+    """One actor: one step per rung; outcomes are results, never exceptions.
+
+    An outcome that asks for a fresh process is reported without `done`, and the next step raises `RecycledWorkerError`:
+    Tune then ends the actor in place of keeping it for the next trial. (`reset_config` returning False would fail the
+    next trial instead.)
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._evaluator: Evaluator | None = None
+        self._attempt: Attempt | None = None
+        self._memory = MemoryWatch()
+        self._recycle = False
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._recycle:
+            raise RecycledWorkerError
+        if self._attempt is None:
+            try:
+                self._evaluator = self._evaluator or locate(self._reference.target)(**self._reference.arguments)
+            except Exception as error:
+                self._recycle = True
+                return {Key.UNBUILDABLE.value: _told(error), "done": False}
+            self._attempt = Attempt(self._evaluator, self._task)
+        step = self._attempt.advance()
+        if not isinstance(step, Outcome):
+            return {Key.RUNG.value: encode(step[self._task.number]), "done": False}
+        self._recycle = step.recycle_worker or self._memory.grew()
+        return {Key.OUTCOME.value: encode(step), "done": not self._recycle}
+
+    def cleanup(self) -> None:
+        if self._attempt is not None:
+            self._attempt.close()
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def log_result(self, result: dict[str, Any]) -> None:
+        """Tune would write its own files; the store has everything."""
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self._reference = EvaluatorRef.model_validate_json(config[Key.EVALUATOR])
+        self._task = EvaluationTask.model_validate_json(config[Key.TASK])
+        self._attempt = None
+
+
+class MemoryWatch:
+    """Notices host memory that does not come back after a trial."""
+
+    def __init__(self, process: psutil.Process | None = None) -> None:
+        self._process = process or psutil.Process()
+        self._after_first: int | None = None
+
+    def grew(self) -> bool:
+        """Called after each trial: whether the process holds `GROWTH_BYTES` more than after its first one."""
+        held: int = self._process.memory_info().rss
+        if self._after_first is None:
+            self._after_first = held
+        return held - self._after_first > GROWTH_BYTES
+
+
+def encode(value: Rung | Outcome) -> str:
+    """JSON with NaN and infinity kept, which pydantic's own would turn into null."""
+    return json.dumps(value.model_dump(mode="json"))
+
+
+def raise_told(text: str) -> None:
+    """Raise in the driver what kept a worker from building its evaluator.
+
+    Raises:
+        UserError: with the worker's own problems, where it was one; a RuntimeError with its traceback otherwise.
+    """
+    told = json.loads(text)
+    if told["problems"]:
+        raise UserError(*(Problem(**problem) for problem in told["problems"]))
+    raise RuntimeError(f"no worker could build the evaluator:\n{told['detail']}")
+
+
+def _told(error: Exception) -> str:
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, UserError) else []
+    lines = "".join(traceback.format_exception(error)).splitlines()[-DETAIL_LINES:]
+    return json.dumps({"problems": problems, "detail": "\n".join(lines)})
