@@ -1,0 +1,59 @@
+"""`autopeft spaces`: the search spaces, and one of them in detail."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from autopeft.app.spaces import SpaceCard, describe, listed
+from autopeft.cli.options import Json
+from autopeft.cli.tables import print_json
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SPACE]", help="Name or YAML file of one space to describe.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Bind it to this model: real layers, modules and size.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the search spaces, or describe one."""
+    console = Console(highlight=False)
+    if name is None:
+        found = listed()
+        if json:
+            print_json([{"name": one.name, "summary": one.summary, "path": str(one.origin)} for one in found])
+            return
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("name", no_wrap=True)
+        table.add_column("what it searches")
+        for one in found:
+            table.add_row(one.name, one.summary)
+        console.print(table)
+        return
+    card = describe(name, model)
+    if json:
+        print_json(card.as_dict())
+        return
+    _show(console, card)
+
+
+def _show(console: Console, card: SpaceCard) -> None:
+    console.print(f"[bold]{escape(card.name)}[/]  {escape(card.summary)}", soft_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("parameter", "values", "only where", "what it is"):
+        table.add_column(column)
+    for row in card.parameters:
+        table.add_row(*(escape(text) for text in row))
+    console.print(table)
+    if card.bound_to is not None:
+        size = "continuous" if card.size is None else f"{card.size:,} configurations"
+        console.print(f"bound to {escape(card.bound_to)}: {size}")
+    for notice in card.notices:
+        console.print(escape(notice), soft_wrap=True)
