@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -30,6 +32,11 @@ class RunFolder:
     @property
     def spec_file(self) -> Path:
         return self.path / "spec.yaml"
+
+    @property
+    def space_file(self) -> Path:
+        """The space as it was when the run began; a person's own file may change or go."""
+        return self.path / "space.yaml"
 
     @property
     def sqlite_url(self) -> str:
@@ -60,8 +67,8 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.spec_file.is_file()
 
-    def begin(self, spec: SearchSpec) -> None:
-        """Make the folder and save the spec in it.
+    def begin(self, spec: SearchSpec, space: Mapping[str, Any]) -> None:
+        """Make the folder and save the spec and the space in it.
 
         Raises:
             UserError: where the folder cannot be written or belongs to something else.
@@ -70,23 +77,29 @@ class RunFolder:
             raise UserError(
                 Problem("name", f"{self.path} exists and is not a run", "", "Choose another --name or --runs.")
             )
+        check_writable(self.path)
+        self.artefacts.mkdir(exist_ok=True)
+        write_yaml(self.space_file, space)
         self.save(spec)
 
     def save(self, spec: SearchSpec) -> None:
         """Write `spec.yaml`, whole or not at all."""
-        check_writable(self.path)
-        self.artefacts.mkdir(exist_ok=True)
-        text = yaml.safe_dump(json.loads(spec.model_dump_json()), sort_keys=False, allow_unicode=True)
-        partial = self.spec_file.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.spec_file)
+        write_yaml(self.spec_file, json.loads(spec.model_dump_json()))
 
     def load_spec(self) -> SearchSpec:
         """The spec that the run was begun with."""
         return SearchSpec.model_validate(yaml.safe_load(self.spec_file.read_text(encoding="utf-8")))
+
+
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a YAML file, whole or not at all."""
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def check_writable(path: Path) -> None:

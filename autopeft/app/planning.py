@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from autopeft import plugins
 from autopeft.domain.errors import Problem, UserError
@@ -15,12 +15,12 @@ from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import EvaluatorRef, Resources
 from autopeft.domain.results import Provenance, RunRecord, TaskInfo
-from autopeft.domain.space import Space
 from autopeft.domain.spec import ResourceSpec, SearchSpec
 from autopeft.evaluate.inspection import DeviceFacts, Inspection, devices, inspect_run
 from autopeft.evaluate.methods import METHODS
 from autopeft.search.samplers import check_sampler
-from autopeft.spaces.binding import bind
+from autopeft.spaces.binding import BoundSpace, bind
+from autopeft.spaces.file import SearchSpaceFile
 from autopeft.spaces.library import load_space
 
 VERSIONED = ("autopeft", "torch", "transformers", "peft", "optuna", "ray", "numpy", "datasets", "scikit-learn")
@@ -35,7 +35,7 @@ class Plan:
     spec: SearchSpec
     inspection: Inspection
     objectives: tuple[Objective, ...]
-    space: Space
+    space: BoundSpace
     resources: Resources
     notices: tuple[str, ...]
 
@@ -55,9 +55,18 @@ class Plan:
             created_at=time.time(),
         )
 
+    def space_as_written(self) -> dict[str, Any]:
+        """The space's file as values that read back as the same space."""
+        return written(self.space.file)
+
     def evaluator(self) -> EvaluatorRef:
         """How a worker builds its evaluator."""
         return evaluator_of(self.spec, self.resources.threads)
+
+
+def written(space: SearchSpaceFile) -> dict[str, Any]:
+    """A space as values that read back as the same space."""
+    return space.model_dump(mode="json", exclude_unset=True)
 
 
 def evaluator_of(spec: SearchSpec, threads: int) -> EvaluatorRef:
@@ -75,7 +84,9 @@ def make_plan(spec: SearchSpec) -> Plan:
         UserError: with every mistake that was found.
     """
     problems = _Collected()
-    named = [problems.of(lambda name=name: plugins.load(plugins.OBJECTIVES, name, "objectives")) for name in spec.objectives]  # type: ignore[misc]
+    named = [
+        problems.of(lambda name=name: plugins.load(plugins.OBJECTIVES, name, "objectives")) for name in spec.objectives
+    ]  # type: ignore[misc]
     problems.of(lambda: check_sampler(spec.sampler.name))
     space_file = problems.of(lambda: load_space(spec.space))
     facts = devices()

@@ -77,7 +77,7 @@ def opened(name: str, runs: Path, store_url: str | None = None) -> Iterator[Open
                 )
             )
         spec = run.record.spec
-        space = bind(load_space(spec.space), run.record.layout, METHODS)
+        space = bind(load_space(str(folder.space_file)), run.record.layout, METHODS)
         objectives = load_objectives(spec.objectives) if spec.objectives else default_objectives(run.record.task)
         yield Opened(folder, run, space, objectives)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.app.folder import RunFolder, check_writable, find_run
-from autopeft.app.planning import Plan, evaluator_of, make_plan
+from autopeft.app.planning import Plan, evaluator_of, make_plan, written
 from autopeft.app.results import Opened, load_results, open_run, write_results
 from autopeft.cluster.campaign import Campaign
 from autopeft.cluster.local_runner import LocalRunner
@@ -19,7 +19,7 @@ from autopeft.domain.results import RunResults
 from autopeft.domain.spec import SearchSpec
 from autopeft.plugins import locate
 from autopeft.search.samplers import make_sampler
-from autopeft.store import open_store
+from autopeft.spaces.library import load_space
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ def search(
     with open_run(folder, store_url) as store:
         run = store.open(spec.run_name)
         if run is None:
-            folder.begin(spec)
+            folder.begin(spec, planned.space_as_written())
             run = store.create(planned.record())
             run.set_budget(spec.budget)
         else:
             _check_data(run, planned)
+            if written(load_space(str(folder.space_file))) != planned.space_as_written():
+                raise _taken(spec, [f"the space {spec.space} was changed"])
             if run.record.spec.digest != spec.digest:
                 raise _taken(spec, differences(run.record.spec, spec))
             if run.budget() != spec.budget:

@@ -15,7 +15,9 @@ def command(json: Json = False) -> None:
     """List the objectives."""
     found = load_objectives(tuple(plugins.names(plugins.OBJECTIVES)))
     if json:
-        print_json([{"name": one.name, "direction": one.direction, "unit": one.unit, "summary": one.summary} for one in found])
+        print_json(
+            [{"name": one.name, "direction": one.direction, "unit": one.unit, "summary": one.summary} for one in found]
+        )
         return
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("name", "direction", "unit", "what it is"):

@@ -190,7 +190,10 @@ class LiveProgress(Progress):
             )
         if self.front is not None and self.front.members:
             metric = self.opened.record.task.metric
-            parts += [Text(""), front_table(self.front, metric, with_test=False, limit=FRONT_ROWS, title="front so far")]
+            parts += [
+                Text(""),
+                front_table(self.front, metric, with_test=False, limit=FRONT_ROWS, title="front so far"),
+            ]
         return Group(*parts)
 
 

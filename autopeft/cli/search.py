@@ -40,7 +40,9 @@ def command(
     dtype: Annotated[str | None, typer.Option(help="Dtype of the frozen weights.", rich_help_panel=DATA)] = None,
     trust_remote_code: Annotated[
         bool | None,
-        typer.Option("--trust-remote-code", help="Let code of the model run.", rich_help_panel=DATA, show_default=False),
+        typer.Option(
+            "--trust-remote-code", help="Let code of the model run.", rich_help_panel=DATA, show_default=False
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="python-docs, a `datasets` folder or a hub name.", rich_help_panel=DATA)
@@ -82,7 +84,9 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random draw.", rich_help_panel=SPACE)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=TRAIN)] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of epochs.", rich_help_panel=TRAIN)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps, in place of epochs.", rich_help_panel=TRAIN)
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per forward pass.", rich_help_panel=TRAIN)] = None,
     gradient_accumulation: Annotated[
         int | None, typer.Option(help="Forward passes per step.", rich_help_panel=TRAIN)
@@ -194,7 +198,11 @@ def _show(result: SearchResult) -> None:
     console.print(f"[bold]{escape(result.why)}[/] {counts}; {seconds_text(results.spent.seconds)}.", soft_wrap=True)
     if results.front.members:
         console.print()
-        console.print(front_table(results.front, task.metric, with_test=any(one.trial.test_quality for one in results.front.members)))
+        console.print(
+            front_table(
+                results.front, task.metric, with_test=any(one.trial.test_quality for one in results.front.members)
+            )
+        )
         if task.majority_share is not None:
             console.print(f"[dim]Always saying the most frequent class reaches accuracy {task.majority_share:.3f}.[/]")
     console.print()
@@ -225,7 +233,9 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            problems.append(Problem("--set", f"'{text}' is not KEY=VALUE", "", "For example: --set training.warmup=0.1"))
+            problems.append(
+                Problem("--set", f"'{text}' is not KEY=VALUE", "", "For example: --set training.warmup=0.1")
+            )
             continue
         nested: Any = yaml.safe_load(value)
         for step in reversed(key.strip().split(".")):

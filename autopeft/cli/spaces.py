@@ -25,35 +25,39 @@ def command(
 ) -> None:
     """List the search spaces, or describe one."""
     console = Console(highlight=False)
-    if name is None:
-        found = listed()
+    if name is not None:
+        card = describe(name, model)
         if json:
-            print_json([{"name": one.name, "summary": one.summary, "path": str(one.origin)} for one in found])
-            return
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("name", no_wrap=True)
-        table.add_column("what it searches")
-        for one in found:
-            table.add_row(one.name, one.summary)
-        console.print(table)
+            print_json(card.as_dict())
+        else:
+            _show(console, card)
         return
-    card = describe(name, model)
+    found = listed()
     if json:
-        print_json(card.as_dict())
+        print_json([{"name": one.name, "summary": one.summary, "package": one.package} for one in found])
         return
-    _show(console, card)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it searches")
+    for one in found:
+        table.add_row(one.name, escape(one.summary or one.problem))
+    console.print(table)
 
 
 def _show(console: Console, card: SpaceCard) -> None:
     console.print(f"[bold]{escape(card.name)}[/]  {escape(card.summary)}", soft_wrap=True)
+    if card.notes:
+        console.print(escape(card.notes.strip()))
+    console.print()
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("parameter", "values", "only where", "what it is"):
         table.add_column(column)
     for row in card.parameters:
-        table.add_row(*(escape(text) for text in row))
+        table.add_row(*(escape(text) for text in (row.name, row.values, row.when, row.summary)))
     console.print(table)
+    console.print()
     if card.bound_to is not None:
-        size = "continuous" if card.size is None else f"{card.size:,} configurations"
-        console.print(f"bound to {escape(card.bound_to)}: {size}")
-    for notice in card.notices:
-        console.print(escape(notice), soft_wrap=True)
+        size = "a continuous parameter, so no count" if card.size is None else f"{card.size:,} configurations"
+        console.print(f"bound to {escape(card.bound_to)}: {size}", soft_wrap=True)
+    for text in (*card.notices, *card.papers):
+        console.print(escape(text), style="dim", soft_wrap=True)

@@ -38,11 +38,20 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
     console.print("trials   " + (", ".join(counts) or "none yet"))
     state = f"used up ({used_up})" if used_up else f"{results.budget.share_used(results.spent):.0%} used"
     console.print(f"budget   {results.budget}, {state}; {seconds_text(results.spent.seconds)} so far")
-    console.print(f"front    {len(results.front.members)} points, hypervolume {history[-1].hypervolume if history else 0:.3f}")
-    failed = [one.trial for one in results.trials if one.trial.failure is not None and one.trial.status is not TrialStatus.COMPLETE]
+    console.print(
+        f"front    {len(results.front.members)} points, hypervolume {history[-1].hypervolume if history else 0:.3f}"
+    )
+    failed = [
+        one.trial
+        for one in results.trials
+        if one.trial.failure is not None and one.trial.status is not TrialStatus.COMPLETE
+    ]
     for trial in failed[-MAX_FAILURES:]:
         assert trial.failure is not None
-        console.print(f"[{STATUS_STYLE[trial.status]}]trial {trial.number} {trial.status.value}[/]: {escape(trial.failure.text)}", soft_wrap=True)
+        console.print(
+            f"[{STATUS_STYLE[trial.status]}]trial {trial.number} {trial.status.value}[/]: {escape(trial.failure.text)}",
+            soft_wrap=True,
+        )
     if not used_up:
         console.print(f"go on    autopeft resume {escape(name)}")
 

@@ -96,9 +96,13 @@ def candidate_text(trial: Trial) -> str:
     return " · ".join(parts)
 
 
-def front_table(front: Front, metric: str, with_test: bool, limit: int | None = None, title: str | None = None) -> Table:
+def front_table(
+    front: Front, metric: str, with_test: bool, limit: int | None = None, title: str | None = None
+) -> Table:
     """The front, one row a point, the knee marked."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     table.add_column("trial", justify="right")
     for objective in front.objectives:
         arrow = "↑" if objective.direction is Direction.MAXIMIZE else "↓"
@@ -113,7 +117,10 @@ def front_table(front: Front, metric: str, with_test: bool, limit: int | None = 
         mark = names.get(one.trial.number, "")
         table.add_row(
             Text(str(one.trial.number), style="bold" if mark else ""),
-            *(quantity(value, objective.unit) for value, objective in zip(one.values or (), front.objectives, strict=True)),
+            *(
+                quantity(value, objective.unit)
+                for value, objective in zip(one.values or (), front.objectives, strict=True)
+            ),
             *([quantity(test, Unit.FRACTION)] if with_test else []),
             Text.assemble(candidate_text(one.trial), ("  " + mark, "bold green") if mark else ""),
         )

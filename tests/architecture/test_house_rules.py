@@ -69,18 +69,22 @@ def test_only_the_command_line_prints(path):
 
 
 def test_every_module_says_what_it_is():
-    silent = [name for path, name in zip(SOURCES, IDS, strict=True) if not ast.get_docstring(ast.parse(path.read_text()))]
+    silent = [
+        name for path, name in zip(SOURCES, IDS, strict=True) if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
     assert silent == [], "files without a docstring"
 
 
 def test_the_readme_s_tree_names_every_file_of_the_top_level_and_the_rooms():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = readme.split("## The tree", 1)[1]
-    missing = []
-    for folder in ("autopeft", "objectives", "dashboards", "search_spaces"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in {".py", ".yaml", ".css", ".js"} and path.name != "__init__.py" and path.name not in tree:
-                missing.append(str(path.relative_to(ROOT)))
+    shown = {".py", ".yaml", ".css", ".js"}
+    missing = [
+        str(path.relative_to(ROOT))
+        for folder in ("autopeft", "objectives", "dashboards", "search_spaces")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in shown and path.name != "__init__.py" and path.name not in tree
+    ]
     assert missing == [], "files that the README's tree does not name"
 
 
