@@ -1,0 +1,112 @@
+"""Which layers of the model the points of the front train."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from autopeft.domain.results import RunResults
+
+from .numbers import setting, text_of
+from .style import Panel, View, sequence, styled
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class LayersRecord:
+    """Front points by layers."""
+
+    labels: tuple[str, ...]
+    """One per front point: its trial number and its values."""
+    layers: tuple[int, ...]
+    strength: tuple[tuple[float | None, ...], ...]
+    """`[points, layers]`: the largest rank in the layer, 1 for a method without ranks, None for an untouched layer."""
+    details: tuple[tuple[str, ...], ...]
+    """`[points, layers]`: methods, modules and settings, one per line."""
+    ranked: bool
+    """Whether any point has a rank."""
+    left_out: int
+    """Front points beyond the ones shown."""
+
+
+def layers_record(results: RunResults) -> LayersRecord:
+    """What each front point puts into each layer; at most 60 points, in the front's order."""
+    layers = tuple(layer.index for layer in results.record.layout.layers)
+    members = results.front.members[:_SHOWN]
+    labels, strength, details = [], [], []
+    ranked = False
+    for one in members:
+        values = zip(results.objectives[:2], (one.values or ())[:2], strict=True)
+        numbers = " · ".join(text_of(value, objective.unit) for objective, value in values)
+        labels.append(f"#{one.trial.number}  {numbers}")
+        found: dict[int, float] = {}
+        lines: dict[int, list[str]] = {}
+        for insertion in one.trial.candidate.insertions:
+            rank = insertion.settings.get("rank")
+            number = float(rank) if isinstance(rank, int | float) and not isinstance(rank, bool) else None
+            ranked = ranked or number is not None
+            knobs = ", ".join(f"{name} {setting(value)}" for name, value in insertion.settings.items())
+            for layer in insertion.layers:
+                found[layer] = max(found.get(layer, 0.0), 1.0 if number is None else number)
+                lines.setdefault(layer, []).append(f"{insertion.method} in {', '.join(insertion.modules)}: {knobs}")
+        strength.append(tuple(found.get(layer) for layer in layers))
+        details.append(tuple("\n".join(lines.get(layer, ["not trained"])) for layer in layers))
+    left_out = len(results.front.members) - len(members)
+    return LayersRecord(tuple(labels), layers, tuple(strength), tuple(details), ranked, left_out)
+
+
+def layers_figure(record: LayersRecord) -> go.Figure:
+    """A heat map, darker for a larger rank; the rank is written into its cell where there is room."""
+    present = [value for row in record.strength for value in row if value is not None]
+    hover = [[html.escape(text).replace("\n", "<br>") for text in row] for row in record.details]
+    labels = [html.escape(label) for label in record.labels]
+    figure = go.Figure(
+        go.Heatmap(
+            x=[str(layer) for layer in record.layers],
+            y=labels,
+            z=record.strength,
+            customdata=hover,
+            colorscale=sequence(),
+            zmin=0,
+            zmax=max(present, default=1.0),
+            xgap=3,
+            ygap=3,
+            showscale=False,
+            texttemplate="%{z}" if record.ranked and len(record.layers) <= 32 else None,
+            hoverongaps=True,
+            hovertemplate="<b>%{y}</b><br>layer %{x}<br>%{customdata}<extra></extra>",
+        )
+    )
+    styled(
+        figure,
+        120 + 30 * len(labels),
+        xaxis_title_text="Layer (0 is nearest to the input)",
+        xaxis_type="category",
+        yaxis_type="category",
+        yaxis_autorange="reversed",
+    )
+    figure.update_xaxes(showgrid=False, side="bottom", ticks="")
+    figure.update_yaxes(showgrid=False, ticks="outside", tickcolor="rgba(0,0,0,0)", ticklen=6)
+    return figure
+
+
+def layers_panel(results: RunResults) -> Panel:
+    """The panel; without a front or without layers, the sentence that says so."""
+    record = layers_record(results)
+    caption = "One row per point of the front, one column per layer of the model; an empty cell is an untouched layer."
+    if record.ranked:
+        caption += " The number is the rank, and darker is larger."
+    if record.left_out:
+        caption += f" {record.left_out} more points of the front are in the table."
+    drawable = bool(record.labels and record.layers)
+    return Panel(
+        name="layers",
+        title="Layers of the front",
+        caption=caption,
+        views=(View("All", layers_figure(record)),) if drawable else (),
+        empty="No trial completed, so there is no front to look into.",
+        min_width=190 + 34 * len(record.layers),
+    )
