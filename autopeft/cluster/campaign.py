@@ -132,6 +132,11 @@ class Campaign:
             )
         )
 
+    def done(self) -> Done | None:
+        """Why nothing more would start, where that is known without asking the sampler."""
+        why = self._why_stop()
+        return None if why is None or self._running else Done(why)
+
     def next(self, worker: str = "") -> EvaluationTask | Wait | Done:
         """What to train now. The trial's row is `running` in the store before this returns.
 

@@ -32,15 +32,20 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._on_signal)
+        self.take()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+    def take(self) -> None:
+        """Take the signals, again where a library has put its own handlers in the place of these."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                found = signal.signal(number, self._on_signal)
+                self._before.setdefault(number, found)
 
     @contextmanager
     def leaving_at_once(self) -> Iterator[None]:
