@@ -1,0 +1,202 @@
+"""Our ask and tell over Optuna's samplers: every proposal is a pure function of seed, history and number."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autopeft.domain.candidate import Setting
+from autopeft.domain.objective import Objective
+from autopeft.domain.ports import Proposal
+from autopeft.domain.results import ScoredTrial
+from autopeft.domain.space import Space
+from autopeft.domain.trial import TrialStatus
+from autopeft.search.encoding import Encoded, encode, enumerate_values, suggest
+from autopeft.search.history import History, frozen
+
+_TRIES = 4
+"""Questions to the sampler, each with another seed, before a proposal that is new is drawn at random."""
+_RANDOM_TRIES = 32
+_MANY_RANDOM_TRIES = 500
+"""Draws where the space is too large to go through."""
+_ENUMERABLE = 50_000
+"""Largest space that is gone through for what is left of it."""
+_CONSTRAINT = "memory"
+_FEASIBLE = -1.0
+_UNKNOWN_VIOLATION = 1.0
+_LEAST_VIOLATION = 1e-3
+"""A trial that is infeasible stays so to the sampler, however little it was over."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What the sampler remembers of one trial."""
+
+    digest: str
+    status: TrialStatus
+    params: dict[str, Encoded]
+    distributions: dict[str, BaseDistribution]
+    state: dict[str, Any]
+    values: tuple[float, ...] | None = None
+    violation: float | None = None
+
+
+_Seen = tuple[_Told, tuple[float, ...] | None, float | None]
+"""What a frozen trial was made of: the told trial, its values and its violation."""
+
+
+class HistorySampler:
+    """Implements `autopeft.domain.ports.Sampler` over any Optuna sampler.
+
+    Nothing outlives a question but the trials: the Optuna sampler is built anew for each, with a seed of its own, over
+    a study made of the trials told so far. So a resumed search goes on as an undisturbed one would.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int], BaseSampler],
+        space: Space,
+        objectives: Sequence[Objective],
+        seed: int,
+        keeps_state: bool = False,
+    ) -> None:
+        self._build = build
+        self._space = space
+        self._objectives = tuple(objectives)
+        self._directions = [
+            StudyDirection.MINIMIZE if objective.sign > 0 else StudyDirection.MAXIMIZE for objective in objectives
+        ]
+        self._seed = seed
+        self._keeps_state = keeps_state
+        self._told: dict[int, _Told] = {}
+        self._only_asked: set[int] = set()
+        self._frozen: dict[int, tuple[_Seen, FrozenTrial]] = {}
+        size = space.size()
+        self._enumerable = size is not None and size <= _ENUMERABLE
+
+    def ask(self, number: int) -> Proposal | None:
+        """A candidate that is new, see `Sampler.ask`; asking again for a number that was never told asks afresh.
+
+        Raises:
+            ValueError: where the number was told already.
+        """
+        if number in self._told and number not in self._only_asked:
+            raise ValueError(f"trial {number} was told already")
+        self._told.pop(number, None)
+        self._only_asked.discard(number)
+        taken = {told.digest for told in self._told.values()}
+        past = self._past()
+        state: dict[str, Any] = {}
+        for attempt, (values, attrs) in enumerate(self._drawn(past, number)):
+            if attempt == 0 and self._keeps_state:
+                state = attrs
+            candidate = self._space.resolve(values)
+            if candidate.digest not in taken:
+                params, distributions = encode(self._space.parameters, values)
+                self._told[number] = _Told(candidate.digest, TrialStatus.PENDING, params, distributions, state)
+                self._only_asked.add(number)
+                return Proposal(parameters=values, candidate=candidate, sampler_state=state)
+        return None
+
+    def tell(self, scored: ScoredTrial) -> None:
+        """Learn where a trial stands now, however it ended."""
+        trial = scored.trial
+        params, distributions = encode(self._space.parameters, trial.parameters)
+        finite = scored.values is not None and all(math.isfinite(value) for value in scored.values)
+        violation = trial.failure.violation if trial.failure else None
+        self._told[trial.number] = _Told(
+            digest=trial.digest,
+            status=trial.status,
+            params=params,
+            distributions=distributions,
+            state=trial.sampler_state,
+            values=scored.values if finite else None,
+            violation=violation if violation is not None and math.isfinite(violation) else None,
+        )
+        self._only_asked.discard(trial.number)
+
+    def replay(self, history: Sequence[ScoredTrial]) -> None:
+        """Learn a stored history."""
+        for scored in history:
+            self.tell(scored)
+
+    def _drawn(self, past: list[FrozenTrial], number: int) -> Iterator[tuple[dict[str, Setting], dict[str, Any]]]:
+        """Values in the order they are tried, with the attributes that the sampler gave the trial."""
+        for attempt in range(_TRIES):
+            yield self._draw(self._build(self._draw_seed(number, attempt)), past, number)
+        tries = _RANDOM_TRIES if self._enumerable else _MANY_RANDOM_TRIES
+        for attempt in range(_TRIES, _TRIES + tries):
+            yield self._draw(RandomSampler(seed=self._draw_seed(number, attempt)), past, number)
+        if self._enumerable:
+            for values in enumerate_values(self._space.parameters):
+                yield values, {}
+
+    def _draw(
+        self, sampler: BaseSampler, past: list[FrozenTrial], number: int
+    ) -> tuple[dict[str, Setting], dict[str, Any]]:
+        history = History(past, self._directions, next_number=number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial = Study(study_name="search", storage=history, sampler=sampler).ask()
+            values = suggest(trial, self._space.parameters)
+        return values, dict(history.get_trial(trial._trial_id).system_attrs)
+
+    def _draw_seed(self, number: int, attempt: int) -> int:
+        return int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1)[0])
+
+    def _past(self) -> list[FrozenTrial]:
+        """The trials as Optuna is to see them, in order of number; those that taught nothing are left out.
+
+        Out of memory is a complete trial that violates a constraint (as a failure, it would be forgotten, and the
+        sampler would go there again and again). Its values are the worst that any trial had: samplers that rank
+        feasible trials first never look at them, a Gaussian process sees a slope away from there.
+        """
+        constrained = any(told.status is TrialStatus.INFEASIBLE for told in self._told.values())
+        penalty = self._worst()
+        return [
+            self._freeze(number, told, penalty, constrained)
+            for number, told in sorted(self._told.items())
+            if told.values is not None or told.status is TrialStatus.INFEASIBLE or not told.status.ended
+        ]
+
+    def _worst(self) -> tuple[float, ...]:
+        complete = [told.values for told in self._told.values() if told.values is not None]
+        if not complete:
+            return tuple(objective.worst or 0.0 for objective in self._objectives)
+        return tuple(
+            objective.sign * max(objective.sign * values[index] for values in complete)
+            for index, objective in enumerate(self._objectives)
+        )
+
+    def _freeze(self, number: int, told: _Told, penalty: tuple[float, ...], constrained: bool) -> FrozenTrial:
+        values: tuple[float, ...] | None = None
+        violation: float | None = None
+        if told.status is TrialStatus.INFEASIBLE:
+            values = told.values or penalty
+            violation = _UNKNOWN_VIOLATION if told.violation is None else max(told.violation, _LEAST_VIOLATION)
+        elif told.values is not None:
+            values, violation = told.values, _FEASIBLE if constrained else None
+        seen = (told, values, violation)
+        known_as = self._frozen.get(number)
+        if known_as is not None and known_as[0] == seen:
+            return known_as[1]
+        trial = frozen(
+            number,
+            TrialState.RUNNING if values is None else TrialState.COMPLETE,
+            told.params,
+            told.distributions,
+            values,
+            told.state,
+            None if violation is None else {_CONSTRAINT: violation},
+        )
+        self._frozen[number] = (seen, trial)
+        return trial

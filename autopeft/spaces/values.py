@@ -1,0 +1,87 @@
+"""Values of parameters: whether they lie in a domain, and one way of writing equal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autopeft.domain.candidate import Setting
+from autopeft.domain.errors import Problem, UserError, unknown
+from autopeft.domain.space import ChoiceDomain, Condition, Domain, FloatDomain, IntDomain, Parameter
+
+
+def check(parameters: Sequence[Parameter], values: Mapping[str, Setting], space: str) -> dict[str, Setting]:
+    """The values of the active parameters, written canonically, in the order of the parameters.
+
+    Raises:
+        UserError: where one is missing, outside its domain, not active or unknown.
+    """
+    problems = []
+    active: dict[str, Setting] = {}
+    for parameter in parameters:
+        name, where = parameter.name, f"space '{space}', {parameter.name}"
+        if not parameter.active(active):
+            if name in values:
+                problems.append(
+                    Problem(where, "has a value, but its conditions do not hold", when_text(parameter.when))
+                )
+        elif name not in values:
+            problems.append(Problem(where, "has no value", domain_text(parameter.domain)))
+        elif not contains(parameter.domain, values[name]):
+            problems.append(Problem(where, f"{values[name]!r} is outside", domain_text(parameter.domain)))
+        else:
+            active[name] = canonical(values[name], parameter.domain)
+    known = [parameter.name for parameter in parameters]
+    problems += [unknown(f"space '{space}'", name, known) for name in values if name not in known]
+    if problems:
+        raise UserError(*problems)
+    return active
+
+
+def contains(domain: Domain, value: Setting) -> bool:
+    """Whether the value is one of the domain's; 4.0 is a whole number, True is none."""
+    if isinstance(domain, ChoiceDomain):
+        return any(_same(value, own) for own in domain.values)
+    if isinstance(value, bool | str):
+        return False
+    return domain.low <= value <= domain.high and (isinstance(domain, FloatDomain) or value == int(value))
+
+
+def canonical(value: Setting, domain: Domain) -> Setting:
+    """The one way of writing a value that the domain contains, so that equal candidates have one digest."""
+    if isinstance(domain, ChoiceDomain):
+        return next(own for own in domain.values if _same(value, own))
+    return int(value) if isinstance(domain, IntDomain) else float(value) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def extremes(domain: Domain) -> tuple[Setting, ...]:
+    """The values at which a mistake shows: both ends of numbers, every value of an unordered choice."""
+    if not isinstance(domain, ChoiceDomain):
+        return (domain.low, domain.high)
+    numbers = [value for value in domain.values if not isinstance(value, bool | str)]
+    if domain.ordered and len(numbers) == len(domain.values):
+        return (min(numbers), max(numbers))
+    return domain.values
+
+
+def domain_text(domain: Domain) -> str:
+    """A domain in a few words: `1 to 64`, `0.0001 to 0.005, log scale`, `a, b, c`."""
+    if isinstance(domain, ChoiceDomain):
+        return ", ".join(_text(value) for value in domain.values)
+    return f"{_text(domain.low)} to {_text(domain.high)}{', log scale' if domain.log else ''}"
+
+
+def when_text(when: Sequence[Condition]) -> str:
+    """Conditions in words; empty where there are none."""
+    return " and ".join(
+        f"{condition.parameter} is {' or '.join(_text(value) for value in condition.values)}" for condition in when
+    )
+
+
+def _text(value: Setting) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _same(value: Setting, other: Setting) -> bool:
+    """Equal, where True is not 1 and '1' is not 1."""
+    kinds = [str if isinstance(one, str) else bool if isinstance(one, bool) else float for one in (value, other)]
+    return kinds[0] is kinds[1] and value == other
