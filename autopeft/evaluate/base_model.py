@@ -1,0 +1,162 @@
+"""Loading the base model with its task head, and its tokenizer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.results import TaskInfo
+from autopeft.domain.spec import ModelSpec
+from autopeft.evaluate.source import ModelSource, fingerprint, hub_reachable, read_config, source_of
+
+__all__ = ["BaseModel", "build_on_meta", "hub_reachable", "load_base_model", "source_of"]
+
+
+@dataclass
+class BaseModel:
+    """A model that `AutoModelForSequenceClassification` returned, ready to train, with what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    """What an exported adapter calls it: a hub id, or the path as given."""
+    fingerprint: str
+    new_parameters: tuple[str, ...]
+    """Names of the parameters that the checkpoint lacks, so that they were initialised from the seed."""
+
+
+def load_base_model(spec: ModelSpec, task: TaskInfo, seed: int, device: str | torch.device = "cpu") -> BaseModel:
+    """Load weights, head and tokenizer onto `device`; new parameters are a function of `seed`.
+
+    Raises:
+        UserError: as `source_of` does, and where the model cannot classify sequences.
+    """
+    return _load(spec, task, seed, device)
+
+
+def build_on_meta(spec: ModelSpec, task: TaskInfo) -> BaseModel:
+    """The same model without weights, on the `meta` device: shapes, names and dtypes only.
+
+    Raises:
+        UserError: as `load_base_model`.
+    """
+    return _load(spec, task, 0, "meta")
+
+
+def _load(spec: ModelSpec, task: TaskInfo, seed: int, device: str | torch.device) -> BaseModel:
+    source = source_of(spec)
+    config = _config(spec, task, source)
+    on_meta = str(device) == "meta"
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+            )
+            torch.manual_seed(seed)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                source.folder,
+                config=config,
+                dtype=spec.dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=spec.trust_remote_code,
+                **({"device_map": "meta"} if on_meta else {}),
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            Problem("model", f"'{spec.source}' cannot be loaded: {_first_line(error)}", "", "Check its files.")
+        ) from error
+    _set_padding(model, tokenizer, spec)
+    # The adapter's config copies this name; a folder of this machine would mean nothing elsewhere.
+    model.name_or_path = model.config._name_or_path = source.name
+    model.config.use_cache = False
+    new = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
+    if not on_meta:
+        model.to(device)
+    model.eval()
+    model.requires_grad_(False)
+    return BaseModel(model, tokenizer, source.name, fingerprint(source), tuple(sorted(new)))
+
+
+def _config(spec: ModelSpec, task: TaskInfo, source: ModelSource) -> Any:
+    raw = read_config(source.folder)
+    kind, remote = raw.get("model_type"), raw.get("auto_map") or {}
+    if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        if remote and not spec.trust_remote_code:
+            raise UserError(
+                Problem(
+                    "model.trust_remote_code",
+                    f"'{spec.source}' needs Python code that comes with the model, and running it is not allowed",
+                    "",
+                    "Read that code; then set model.trust_remote_code to true, or choose another model.",
+                )
+            )
+        if "AutoModelForSequenceClassification" not in remote:
+            raise UserError(
+                Problem(
+                    "model",
+                    f"model type '{kind}' has no sequence-classification head in transformers",
+                    f"one of {len(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)} types, "
+                    "among them bert, roberta, deberta-v2, gpt2, opt, llama, mistral, qwen2, gemma",
+                    "Choose a model of such a type.",
+                )
+            )
+    labels = task.labels or ("value",)
+    try:
+        with _quiet():
+            return AutoConfig.from_pretrained(
+                source.folder,
+                num_labels=len(labels),
+                id2label=dict(enumerate(labels)),
+                label2id={label: index for index, label in enumerate(labels)},
+                problem_type="regression" if task.kind == "regression" else "single_label_classification",
+                trust_remote_code=spec.trust_remote_code,
+                local_files_only=True,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            Problem("model", f"the config of '{spec.source}' cannot be used: {_first_line(error)}", "", "Mend it.")
+        ) from error
+
+
+def _set_padding(model: Any, tokenizer: Any, spec: ModelSpec) -> None:
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise UserError(
+            Problem("model", f"the tokenizer of '{spec.source}' has no token to pad with", "", "Add a pad_token to it.")
+        )
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loading report and progress bar of transformers, which would tear the search's display."""
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()

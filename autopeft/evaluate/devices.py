@@ -1,0 +1,48 @@
+"""What this machine computes with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """Cores, memory and GPUs that this process may use."""
+
+    cores: int
+    memory_bytes: int
+    """Main memory."""
+    gpus: int
+    gpu_names: tuple[str, ...]
+    gpu_memory_bytes: tuple[int, ...]
+
+
+def devices() -> DeviceFacts:
+    """Look at this machine."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    facts = [torch.cuda.get_device_properties(index) for index in range(gpus)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return DeviceFacts(
+        cores=cores,
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=gpus,
+        gpu_names=tuple(str(fact.name) for fact in facts),
+        gpu_memory_bytes=tuple(int(fact.total_memory) for fact in facts),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU; other names are torch's own."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device(name)
+    return torch.device("cuda", 0) if device.type == "cuda" and device.index is None else device
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or what the GPU calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,69 @@
+"""Looking at model and data before a search: everything that is wrong, and what a space is bound to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.layout import ModelLayout
+from autopeft.domain.results import TaskInfo
+from autopeft.domain.spec import SearchSpec
+from autopeft.evaluate.base_model import build_on_meta
+from autopeft.evaluate.data.load import DataSet, load_data
+from autopeft.evaluate.devices import DeviceFacts, devices
+from autopeft.evaluate.layout import inspect_layout
+
+__all__ = ["DeviceFacts", "Inspection", "devices", "inspect_run"]
+
+_ANY_TASK = TaskInfo(kind="classification", labels=("0", "1"), metric="accuracy", metrics=("accuracy",), rows={})
+"""Stands for the task while the data cannot be read, so that the model's mistakes are found all the same."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a search needs to know of its model and its data."""
+
+    layout: ModelLayout
+    task: TaskInfo
+    data_fingerprint: str
+    model_fingerprint: str
+    notices: tuple[str, ...]
+    """What a person should know, one sentence each."""
+
+
+def inspect_run(spec: SearchSpec) -> Inspection:
+    """Check model and data and describe them; loads no weights.
+
+    Raises:
+        UserError: with the mistakes of both.
+    """
+    problems: list[Problem] = []
+    data: DataSet | None = None
+    try:
+        data = load_data(spec.data, spec.seed)
+    except UserError as error:
+        problems += error.problems
+    try:
+        base = build_on_meta(spec.model, data.task if data else _ANY_TASK)
+        layout = inspect_layout(base.model, base.new_parameters)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    assert data is not None
+    notices = list(data.notices)
+    if layout.max_positions is not None and layout.max_positions < spec.data.max_tokens:
+        notices.append(
+            f"The model takes {layout.max_positions} tokens at most, so texts are cut there "
+            f"and not at {spec.data.max_tokens}."
+        )
+    new = [path for path in layout.head_paths if "." in path]
+    if new:
+        notices.append(f"The weight file lacks {', '.join(new)}; these are trained and saved with the head.")
+    return Inspection(
+        layout=layout,
+        task=data.task,
+        data_fingerprint=data.fingerprint,
+        model_fingerprint=base.fingerprint,
+        notices=tuple(notices),
+    )

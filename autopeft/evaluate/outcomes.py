@@ -1,0 +1,61 @@
+"""How a trial that did not complete is told apart: out of memory, over the limit, not finite, crashed."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+
+from autopeft.domain.measurements import Measurements, PeakMemory
+from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
+from autopeft.evaluate.train import NotFiniteError
+
+DETAIL_LINES = 30
+"""Lines of a traceback that a failure keeps."""
+
+
+class OverLimitError(Exception):
+    """The measured training peak is above the user's limit."""
+
+    def __init__(self, peak: PeakMemory, limit_bytes: int) -> None:
+        self.violation = peak.live_bytes / limit_bytes - 1
+        super().__init__(
+            f"training needs {peak.live_bytes / 2**20:.1f} MiB and the limit is {limit_bytes / 2**20:.1f} MiB"
+        )
+
+
+class MissingMetricError(Exception):
+    """Validation lacks a metric, or it is not finite."""
+
+
+def failed(error: Exception, measured: Measurements | None) -> Outcome:
+    """The outcome of a trial that ended with `error`; what was measured before is kept."""
+    if isinstance(error, OverLimitError):
+        failure = Failure(reason=FailureReason.OVER_LIMIT, text=str(error), violation=error.violation)
+        return Outcome(status=TrialStatus.INFEASIBLE, failure=failure, measurements=measured)
+    if isinstance(error, NotFiniteError):
+        failure = Failure(reason=FailureReason.NOT_FINITE, text=str(error))
+        return Outcome(status=TrialStatus.INVALID, failure=failure, measurements=measured)
+    if isinstance(error, MissingMetricError):
+        failure = Failure(reason=FailureReason.MISSING_METRIC, text=str(error))
+        return Outcome(status=TrialStatus.INVALID, failure=failure, measurements=measured)
+    lines = "".join(traceback.format_exception(error)).splitlines()[-DETAIL_LINES:]
+    if is_out_of_memory(error):
+        text = f"out of memory: {_first_line(error)}"
+        failure = Failure(reason=FailureReason.OUT_OF_MEMORY, text=text, detail="\n".join(lines))
+        return Outcome(status=TrialStatus.INFEASIBLE, failure=failure, measurements=measured, recycle_worker=True)
+    text = f"{type(error).__name__}: {_first_line(error)}"
+    failure = Failure(reason=FailureReason.EXCEPTION, text=text, detail="\n".join(lines))
+    return Outcome(status=TrialStatus.CRASHED, failure=failure, measurements=measured, recycle_worker=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")

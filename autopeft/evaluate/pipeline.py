@@ -1,0 +1,141 @@
+"""The evaluator: trains and measures candidates on a base model and data that stay loaded."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.measurements import Rung
+from autopeft.domain.ports import Evaluation, EvaluationTask
+from autopeft.domain.spec import SearchSpec
+from autopeft.domain.trial import Outcome
+from autopeft.evaluate.artefact import PREDICTIONS, load_adapter
+from autopeft.evaluate.base_model import load_base_model
+from autopeft.evaluate.data.batches import Batch, evaluation_batches, tokenised, train_batches
+from autopeft.evaluate.data.load import load_data
+from autopeft.evaluate.devices import choose_device
+from autopeft.evaluate.insertion import Untouched, removed_afterwards
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.outcomes import failed
+from autopeft.evaluate.quality import metrics
+from autopeft.evaluate.train import predict
+from autopeft.evaluate.trial_run import Bench, TrialRun
+
+_LEAK_BYTES = 1 << 20
+"""Bytes that a trial may leave on the device (library workspaces) without its worker being replaced."""
+
+
+def open_evaluator(spec: Mapping[str, Any], threads: int = 1, device: str = "auto") -> TorchEvaluator:
+    """An evaluator for a search; `spec` is `SearchSpec.model_dump(mode="json")`.
+
+    Raises:
+        UserError: where model or data cannot be used.
+    """
+    torch.set_num_threads(threads)
+    return TorchEvaluator(SearchSpec.model_validate(dict(spec)), choose_device(device))
+
+
+class TorchEvaluator:
+    """An `autopeft.domain.ports.Evaluator` on one device."""
+
+    def __init__(self, spec: SearchSpec, device: torch.device) -> None:
+        data = load_data(spec.data, spec.seed)
+        base = load_base_model(spec.model, data.task, spec.seed, device)
+        layout = inspect_layout(base.model, base.new_parameters)
+        max_tokens = min(spec.data.max_tokens, layout.max_positions or spec.data.max_tokens)
+
+        def cut(split: str) -> list[Batch]:
+            rows = tokenised(data.splits[split], base.tokenizer, max_tokens)
+            if split == "train":
+                return train_batches(rows, spec.training.batch_size, spec.seed)
+            return evaluation_batches(rows, spec.training.batch_size)
+
+        self._bench = Bench(
+            spec=spec,
+            task=data.task,
+            layout=layout,
+            model=base.model,
+            untouched=Untouched(base.model),
+            train=cut("train"),
+            validation=cut("validation"),
+            device=device,
+            dtype=next(base.model.parameters()).dtype,
+        )
+        self._test = cut("test") if "test" in data.splits else None
+        self._device = device
+        self._resting_bytes = self._allocated()
+
+    def evaluate(self, tasks: Sequence[EvaluationTask]) -> Evaluation:
+        """Train these tasks one after another; see `autopeft.domain.ports.Evaluator`."""
+        outcomes: dict[int, Outcome] = {}
+        for task in tasks:
+            outcomes[task.number] = yield from self._one(task)
+        return outcomes
+
+    def score_test(self, artefact_dir: Path) -> dict[str, float]:
+        """Test metrics of a saved adapter, loaded the plain way onto the untouched model.
+
+        Writes `test_predictions.json` beside the adapter: names of the predicted classes, or numbers for a
+        regression, in the order of the test split, with the rows' indices.
+
+        Raises:
+            UserError: where the data has no test split.
+        """
+        bench = self._bench
+        if self._test is None:
+            raise UserError(Problem("data.test", "the data has no test split", "", "Give one with --test FILE."))
+        with removed_afterwards(bench.untouched):
+            model = load_adapter(bench.model, Path(artefact_dir))
+            found = predict(model, self._test, bench.device, bench.dtype)
+        rows = [row for batch in self._test for row in batch.row_ids]
+        if bench.task.labels:
+            said: list[Any] = [bench.task.labels[index] for index in found.logits.argmax(dim=-1).tolist()]
+        else:
+            said = found.logits[:, 0].tolist()
+        ordered = sorted(zip(rows, said, strict=True), key=lambda pair: pair[0])
+        record = {"rows": [row for row, _ in ordered], "predictions": [prediction for _, prediction in ordered]}
+        (Path(artefact_dir) / PREDICTIONS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return metrics(bench.task, found.logits, found.labels)
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._bench
+        self._release()
+
+    def _one(self, task: EvaluationTask) -> Generator[Mapping[int, Rung], frozenset[int], Outcome]:
+        started = time.perf_counter()
+        run = TrialRun(self._bench, task)
+        try:
+            try:
+                status = yield from run.steps()
+            finally:
+                run.restore()
+            outcome = Outcome(status=status, measurements=run.measured())
+        except Exception as error:
+            outcome = failed(error, run.measured())
+            # The traceback's frames hold the trial's tensors.
+            error.__traceback__ = None
+        self._release()
+        differences = self._bench.untouched.differences()
+        leaked = self._allocated() - self._resting_bytes > _LEAK_BYTES
+        return outcome.model_copy(
+            update={
+                "seconds": time.perf_counter() - started,
+                "recycle_worker": outcome.recycle_worker or leaked or bool(differences),
+            }
+        )
+
+    def _release(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _allocated(self) -> int:
+        return torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else 0

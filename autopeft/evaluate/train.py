@@ -1,0 +1,210 @@
+"""Training what was inserted: a compact loop that pauses after every optimiser step, and prediction."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import get_scheduler
+
+from autopeft.domain.measurements import PeakMemory
+from autopeft.domain.spec import TrainingSpec
+from autopeft.evaluate.data.batches import Batch
+from autopeft.evaluate.memory.peaks import PeakMeter, inference_meter, training_meter
+
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+class NotFiniteError(Exception):
+    """A loss or a prediction is NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step that was done."""
+
+    number: int
+    """Counts from 1."""
+    loss: float
+    """Mean over its forward passes."""
+    tokens: int
+    """Tokens it trained on, padding excluded."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said about some batches, in their order."""
+
+    logits: torch.Tensor
+    """float32 on the CPU, [rows, classes]; [rows, 1] for regression."""
+    labels: torch.Tensor
+    """[rows]"""
+    seconds: float
+    row_seconds: float
+    """Median over the batches of seconds per row."""
+
+
+def planned_steps(spec: TrainingSpec, batches: int) -> int:
+    """Optimiser steps of a training on so many batches per epoch; at least 1."""
+    if spec.steps is not None:
+        return spec.steps
+    return max(1, round(spec.epochs * batches / spec.gradient_accumulation))
+
+
+def rung_steps(spec: TrainingSpec, steps: int) -> tuple[int, ...]:
+    """The steps after which validation quality is reported, ascending; the last is the last step."""
+    return tuple(sorted({max(1, round(share * steps)) for share in spec.rungs}))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """bfloat16 arithmetic on a GPU, and wherever the frozen weights are in half precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda" or dtype != torch.float32)
+
+
+def computing_dtype(device: torch.device, dtype: torch.dtype) -> str:
+    """The dtype of the weights, and what the arithmetic is done in where that is another one."""
+    name = str(dtype).removeprefix("torch.")
+    mixed = device.type == "cuda" or dtype != torch.float32
+    return f"{name}, bfloat16 autocast" if mixed else name
+
+
+class Training:
+    """The training of one candidate, step by step.
+
+    AdamW over everything that requires a gradient, the learning rate by `transformers.get_scheduler` with
+    `ceil(warmup * steps)` warm-up steps, the loss the model's own, divided by the forward passes per step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[Batch],
+        spec: TrainingSpec,
+        learning_rate: float,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """`batches` holds `gradient_accumulation` batches per step, in the order of training."""
+        self._model = model
+        self._batches = batches
+        self._spec = spec
+        self._device = device
+        self._dtype = dtype
+        self._accumulate = spec.gradient_accumulation
+        self.steps = len(batches) // self._accumulate
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=spec.weight_decay)
+        self._schedule = get_scheduler(
+            _SCHEDULES[spec.schedule], self._optimizer, math.ceil(spec.warmup * self.steps), self.steps
+        )
+        sizes = [max(batch_size(batch) for batch in self._of(number)) for number in range(self.steps)]
+        self.meter: PeakMeter = training_meter(device, sizes, model, self._optimizer)
+
+    def run(self) -> Iterator[Step]:
+        """Do the steps one by one; between two the caller may evaluate the model or stop.
+
+        Raises:
+            NotFiniteError: where a loss is NaN or infinite, before the weights are changed by it.
+        """
+        for number in range(self.steps):
+            self._model.train()
+            started = time.perf_counter()
+            loss, tokens = self._step(number)
+            yield Step(number + 1, loss, tokens, time.perf_counter() - started)
+
+    def free(self) -> None:
+        """Drop gradients and optimiser state, which prediction does not need."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._optimizer.state.clear()
+
+    def _of(self, number: int) -> Sequence[Batch]:
+        return self._batches[number * self._accumulate : (number + 1) * self._accumulate]
+
+    def _step(self, number: int) -> tuple[float, int]:
+        total = 0.0
+        with self.meter.step(number):
+            for batch in self._of(number):
+                inputs = moved(batch, self._device)
+                self.meter.add(inputs.values())
+                with autocast(self._device, self._dtype):
+                    loss = self._model(**inputs).loss / self._accumulate
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise NotFiniteError(f"the training loss is {value} in step {number + 1} of {self.steps}")
+                loss.backward()
+                total += value
+                del loss, inputs
+            if self._spec.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.clip_norm)
+            self._optimizer.step()
+            self._schedule.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        return total, sum(batch.tokens for batch in self._of(number))
+
+
+def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """The arguments of the model's forward pass on `device`, labels included."""
+    tensors = {**batch.inputs, "labels": batch.labels}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def predict(model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype) -> Predictions:
+    """Predict every batch in evaluation mode.
+
+    Raises:
+        NotFiniteError: where a prediction is NaN or infinite.
+    """
+    model.eval()
+    logits, row_seconds = [], []
+    started = time.perf_counter()
+    for batch in batches:
+        began = time.perf_counter()
+        # The copy to the host waits for the device, so that the clock needs no synchronisation of its own.
+        logits.append(_forward(model, moved(batch, device), device, dtype).float().cpu())
+        row_seconds.append((time.perf_counter() - began) / len(batch.labels))
+    together = torch.cat(logits)
+    if not bool(torch.isfinite(together).all()):
+        raise NotFiniteError("the model's predictions are not finite")
+    return Predictions(
+        logits=together,
+        labels=torch.cat([batch.labels for batch in batches]),
+        seconds=time.perf_counter() - started,
+        row_seconds=statistics.median(row_seconds),
+    )
+
+
+def inference_peak(model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype) -> PeakMemory | None:
+    """The most bytes live while predicting these batches, which is while predicting the largest of them."""
+    model.eval()
+    largest = max(batches, key=lambda batch: (batch_size(batch), batch.inputs["input_ids"].shape[1]))
+    inputs = moved(largest, device)
+    meter = inference_meter(device, model)
+    with meter.step(0):
+        meter.add(inputs.values())
+        _forward(model, inputs, device, dtype)
+    return meter.peak()
+
+
+def batch_size(batch: Batch) -> int:
+    """Rows times padded tokens."""
+    return batch.inputs["input_ids"].numel()
+
+
+def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """The arguments of the model's forward pass on `device`, labels included."""
+    tensors = {**batch.inputs, "labels": batch.labels}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def _forward(model: Any, inputs: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    arguments = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+    with torch.no_grad(), autocast(device, dtype):
+        return model(**arguments).logits
