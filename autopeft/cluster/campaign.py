@@ -16,7 +16,7 @@ from pathlib import Path
 from autopeft.cluster.adapters import KeptAdapters
 from autopeft.cluster.heartbeat import Heartbeat
 from autopeft.cluster.verdict import FailureRate, judged
-from autopeft.domain.budget import Spent
+from autopeft.domain.budget import Budget, Spent, duration
 from autopeft.domain.events import OnEvent, RungReached, RunOpened, TrialEnded, TrialStarted, ignore
 from autopeft.domain.measurements import Rung
 from autopeft.domain.objective import Objective
@@ -202,9 +202,7 @@ class Campaign:
             trials=self._ended + len(self._running), seconds=spent.seconds, gpu_seconds=spent.gpu_seconds + held
         )
         kind = budget.used_up_by(charged)
-        if kind is None:
-            return None
-        return f"The budget of {budget} is used up ({kind.replace('_', ' ')})."
+        return None if kind is None else f"The budget's {_limit(budget, kind)} are used up."
 
     def _waiting_trial(self) -> Trial | None:
         if self._pending:
@@ -244,8 +242,8 @@ class Campaign:
         seconds = time.monotonic() - self._running[task.number].since
         with self._lock:
             trial = self._store.release(task.number, task.attempt, status, seconds, self._resources.gpus_per_worker)
-        if trial is not None and trial.failure is None and text:
-            # For listeners only: the row of a lost trial says what the store knows of it.
+        if trial is not None and text:
+            # For listeners only: the row counts how often the worker died.
             failure = Failure(reason=FailureReason.WORKER_DIED, text=text)
             trial = trial.model_copy(update={"failure": failure})
         self._ended_attempt(task, trial)
@@ -282,3 +280,11 @@ class Campaign:
     def _beat(self) -> None:
         with self._lock:
             self._store.heartbeat()
+
+
+def _limit(budget: Budget, kind: str) -> str:
+    if kind == "trials":
+        return f"{budget.trials} trials"
+    if kind == "seconds":
+        return duration(budget.seconds or 0.0)
+    return f"{(budget.gpu_seconds or 0.0) / 3600:g} GPU-hours"
