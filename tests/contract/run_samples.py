@@ -60,7 +60,12 @@ def spec_of(**more):
 def record_of(name="a-run", task=TASK, created_at=1000.0, **spec):
     """The record of a run of this name."""
     return RunRecord(
-        name=name, spec=spec_of(name=name, **spec), layout=LAYOUT, task=task, provenance=PROVENANCE, created_at=created_at
+        name=name,
+        spec=spec_of(name=name, **spec),
+        layout=LAYOUT,
+        task=task,
+        provenance=PROVENANCE,
+        created_at=created_at,
     )
 
 
@@ -82,7 +87,9 @@ def proposal_of(index):
 def measurements_of(quality=0.75, peak=2**20, **more):
     """Every field filled."""
     rungs = tuple(
-        Rung(step=step, planned_steps=20, quality={"accuracy": quality, "f1": quality}, train_loss=0.7, train_s=step / 10)
+        Rung(
+            step=step, planned_steps=20, quality={"accuracy": quality, "f1": quality}, train_loss=0.7, train_s=step / 10
+        )
         for step in (10, 20)
     )
     values = {
