@@ -1,0 +1,1 @@
+"""Reading data sets, checking them, and cutting them into batches."""
