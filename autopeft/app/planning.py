@@ -7,10 +7,12 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from autopeft import plugins
-from autopeft.domain.errors import Problem, UserError
+from autopeft.app.objectives import default_objectives
+from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import EvaluatorRef, Resources
@@ -18,7 +20,7 @@ from autopeft.domain.results import Provenance, RunRecord, TaskInfo
 from autopeft.domain.spec import ResourceSpec, SearchSpec
 from autopeft.evaluate.inspection import DeviceFacts, Inspection, devices, inspect_run
 from autopeft.evaluate.methods import METHODS
-from autopeft.search.samplers import check_sampler
+from autopeft.search import SAMPLERS
 from autopeft.spaces.binding import BoundSpace, bind
 from autopeft.spaces.file import SearchSpaceFile
 from autopeft.spaces.library import load_space
@@ -84,10 +86,9 @@ def make_plan(spec: SearchSpec) -> Plan:
         UserError: with every mistake that was found.
     """
     problems = _Collected()
-    named = [
-        problems.of(lambda name=name: plugins.load(plugins.OBJECTIVES, name, "objectives")) for name in spec.objectives
-    ]  # type: ignore[misc]
-    problems.of(lambda: check_sampler(spec.sampler.name))
+    named = [problems.of(partial(plugins.load, plugins.OBJECTIVES, name, "objectives")) for name in spec.objectives]
+    if spec.sampler.name not in SAMPLERS:
+        problems.add(unknown("sampler", spec.sampler.name, SAMPLERS))
     space_file = problems.of(lambda: load_space(spec.space))
     facts = devices()
     resources = problems.of(lambda: decide_resources(spec.resources, facts))
@@ -102,20 +103,6 @@ def make_plan(spec: SearchSpec) -> Plan:
     if problems.found or space is None or resources is None:
         raise UserError(*problems.found)
     return Plan(spec, inspection, objectives, space, resources, (*inspection.notices, *space.notices))
-
-
-def default_objectives(task: TaskInfo) -> tuple[Objective, ...]:
-    """The task's headline metric against training memory."""
-    return load_objectives((task.metric, "train_peak_bytes"))
-
-
-def load_objectives(names: tuple[str, ...]) -> tuple[Objective, ...]:
-    """Objectives by name.
-
-    Raises:
-        UserError: where one is unknown.
-    """
-    return tuple(plugins.load(plugins.OBJECTIVES, name, "objectives") for name in names)
 
 
 def decide_resources(asked: ResourceSpec, facts: DeviceFacts) -> Resources:

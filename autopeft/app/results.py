@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autopeft import plugins
 from autopeft.app.folder import RunFolder, find_run
-from autopeft.app.planning import default_objectives, load_objectives
+from autopeft.app.objectives import default_objectives, load_objectives
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import RunStore, Store
@@ -20,7 +20,6 @@ from autopeft.evaluate.methods import METHODS
 from autopeft.export.best import export_best
 from autopeft.export.points import export_point
 from autopeft.export.tables import write_front, write_trials
-from autopeft.search.importance import importance
 from autopeft.spaces.binding import bind
 from autopeft.spaces.library import load_space
 from autopeft.store import open_store
@@ -58,11 +57,11 @@ def open_run(folder: RunFolder, store_url: str | None) -> Iterator[Store]:
 
 
 @contextmanager
-def opened(name: str, runs: Path, store_url: str | None = None) -> Iterator[Opened]:
-    """A run by name, for reading.
+def opened(name: str, runs: Path, store_url: str | None = None, objectives: tuple[str, ...] = ()) -> Iterator[Opened]:
+    """A run by name, for reading; `objectives` take the place of its own, which needs no training.
 
     Raises:
-        UserError: where there is no such run, or the database does not hold it.
+        UserError: where there is no such run, the database does not hold it, or an objective is unknown.
     """
     folder = find_run(runs, name)
     with open_run(folder, store_url) as store:
@@ -78,12 +77,16 @@ def opened(name: str, runs: Path, store_url: str | None = None) -> Iterator[Open
             )
         spec = run.record.spec
         space = bind(load_space(str(folder.space_file)), run.record.layout, METHODS)
-        objectives = load_objectives(spec.objectives) if spec.objectives else default_objectives(run.record.task)
-        yield Opened(folder, run, space, objectives)
+        names = objectives or spec.objectives
+        scored_by = load_objectives(names) if names else default_objectives(run.record.task)
+        yield Opened(folder, run, space, scored_by)
 
 
-def load_results(run: Opened) -> RunResults:
-    """Everything the trial table says now."""
+def load_results(run: Opened, with_importance: bool = False) -> RunResults:
+    """Everything the trial table says now; importance is worked out only where asked for."""
+    if with_importance:
+        # Imported late: optuna takes a second, and a table does not need it.
+        from autopeft.search import importance
     trials = tuple(score(trial, run.objectives) for trial in run.run.trials())
     return RunResults(
         record=run.run.record,
@@ -92,14 +95,15 @@ def load_results(run: Opened) -> RunResults:
         objectives=run.objectives,
         trials=trials,
         front=Front.of(run.objectives, trials),
-        importance=importance(run.space, run.objectives, trials, run.run.record.spec.seed),
+        importance=(importance(run.space, run.objectives, trials, run.run.record.spec.seed) if with_importance else {}),
     )
 
 
 def write_results(run: Opened, results: RunResults) -> dict[str, Path]:
     """Write `front.csv`, `trials.parquet`, `report.html` and `best/`; the exported folders by name."""
-    write_front(results, run.folder.front_csv)
-    write_trials(results, run.folder.trials_parquet)
+    parameters = [parameter.name for parameter in run.space.parameters]
+    write_front(results, run.folder.front_csv, parameters)
+    write_trials(results, run.folder.trials_parquet, parameters)
     write_report(results, run.folder.report)
     if not results.front.members:
         return {}

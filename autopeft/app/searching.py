@@ -18,7 +18,7 @@ from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler, St
 from autopeft.domain.results import RunResults
 from autopeft.domain.spec import SearchSpec
 from autopeft.plugins import locate
-from autopeft.search.samplers import make_sampler
+from autopeft.search import make_sampler
 from autopeft.spaces.library import load_space
 
 
@@ -149,7 +149,7 @@ def _run(
     opened = Opened(folder, run, plan.space, plan.objectives)
     if not end.interrupted:
         _score_test(opened, evaluator, on_event)
-    results = load_results(opened)
+    results = load_results(opened, with_importance=True)
     exported = write_results(opened, results)
     return SearchResult(folder.path, results, end.why, end.interrupted, exported)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autopeft.domain.spec import SearchSpec
-from autopeft.evaluate.inspection import inspect_layout_of
+from autopeft.evaluate.inspection import inspect_model
 from autopeft.evaluate.methods import METHODS
 from autopeft.spaces import ParameterRow, SpaceSummary, available, bind, load_space
 from autopeft.spaces import describe as rows_of
@@ -46,7 +46,7 @@ def describe(name: str, model: str | None) -> SpaceCard:
     file = load_space(name)
     if model is None:
         return SpaceCard(file.name, file.summary, file.papers, file.notes, tuple(rows_of(file)), None, None, ())
-    layout = inspect_layout_of(SearchSpec.model_validate({"model": model}).model)
+    layout = inspect_model(SearchSpec.model_validate({"model": model}).model)
     bound = bind(file, layout, METHODS)
     return SpaceCard(
         file.name, file.summary, file.papers, file.notes, tuple(rows_of(bound)), model, bound.size(), bound.notices

@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autopeft.app.doctor import State, examine
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs
 from autopeft.cli.tables import print_json
 
-_STYLE = {State.OK: "green", State.WARNING: "yellow", State.MISSING: "red"}
+_STYLE = {"ok": "green", "warning": "yellow", "missing": "red"}
 
 
 def command(
@@ -22,6 +21,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Look at versions, devices, memory, disk, ray and hub access; exit code 1 where something is missing."""
+    from autopeft.app.doctor import State, examine
+
     checks = examine(runs, hub)
     if json:
         print_json([{"name": one.name, "state": one.state, "found": one.found, "mend": one.mend} for one in checks])
@@ -32,7 +33,7 @@ def command(
         table.add_column()
         for one in checks:
             text = escape(one.found) + (f"\n[bold]{escape(one.mend)}[/]" if one.mend else "")
-            table.add_row(f"[{_STYLE[one.state]}]{one.state.value}[/]", one.name, text)
+            table.add_row(f"[{_STYLE[one.state.value]}]{one.state.value}[/]", one.name, text)
         Console(highlight=False).print(table)
     if any(one.state is State.MISSING for one in checks):
         raise typer.Exit(1)

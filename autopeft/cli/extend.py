@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from autopeft.app.searching import extend
 from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
 from autopeft.cli.search import Quiet, run_and_show
 from autopeft.domain.budget import Budget
@@ -21,5 +20,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Raise a run's budget and go on with it."""
+    from autopeft.app.searching import extend
+
     more = Budget.parse(budget)
     run_and_show(lambda on_event: extend(name, runs, more, store_url=store, on_event=on_event), json, quiet)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from rich.console import Console
 
 from autopeft.app.results import load_results, opened
-from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
+from autopeft.cli.options import DEFAULT_RUNS, Json, Objectives, RunName, Runs, StoreUrl, names_of
 from autopeft.cli.tables import front_table, print_json
 from autopeft.export.tables import front_rows
 
 
-def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = False) -> None:
+def command(
+    name: RunName,
+    runs: Runs = DEFAULT_RUNS,
+    store: StoreUrl = None,
+    objectives: Objectives = None,
+    json: Json = False,
+) -> None:
     """Print the Pareto front of a run."""
-    with opened(name, runs, store) as run:
+    with opened(name, runs, store, names_of(objectives)) as run:
         results = load_results(run)
     if json:
         print_json(front_rows(results))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +16,7 @@ from autopeft.domain.errors import UserError
 
 def command(runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = False) -> None:
     """List the runs with their trials, front and best quality."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in run_folders(runs):
         try:
             with opened(folder.name, runs, store) as run:

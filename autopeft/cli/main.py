@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 from rich.console import Console
@@ -41,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, panel, command in (
+_VERBS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("search", "Search", search.command),
     ("resume", "Search", resume.command),
     ("extend", "Search", extend.command),
@@ -56,7 +57,8 @@ for name, panel, command in (
     ("schema", "Set-up", schema.command),
     ("validate", "Set-up", validate.command),
     ("doctor", "Set-up", doctor.command),
-):
+)
+for name, panel, command in _VERBS:
     app.command(name, rich_help_panel=panel)(command)
 
 

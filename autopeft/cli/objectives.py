@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autopeft import plugins
-from autopeft.app.planning import load_objectives
+from autopeft.app.objectives import load_objectives
 from autopeft.cli.options import Json
 from autopeft.cli.tables import print_json
 

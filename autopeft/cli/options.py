@@ -22,3 +22,12 @@ StoreUrl = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the run; see `autopeft list`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")]
+Objectives = Annotated[
+    str | None,
+    typer.Option("--objectives", metavar="NAMES", help="Score by these instead, joined by commas; trains nothing."),
+]
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """`accuracy, adapter_bytes` as names; nothing for None."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()

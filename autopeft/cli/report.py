@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autopeft.app.results import load_results, opened, write_report
-from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
+from autopeft.cli.options import DEFAULT_RUNS, Json, Objectives, RunName, Runs, StoreUrl, names_of
 from autopeft.cli.tables import print_json
 
 
@@ -17,10 +17,11 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="Default: report.html in the run.", metavar="FILE")] = None,
     runs: Runs = DEFAULT_RUNS,
     store: StoreUrl = None,
+    objectives: Objectives = None,
     json: Json = False,
 ) -> None:
     """Write the review page of a run, also while it is running."""
-    with opened(name, runs, store) as run:
+    with opened(name, runs, store, names_of(objectives)) as run:
         path = out or run.folder.report
         write_report(load_results(run), path)
     if json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from autopeft.app.searching import resume
 from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
 from autopeft.cli.search import Quiet, run_and_show
 
@@ -11,4 +10,6 @@ def command(
     name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = False, quiet: Quiet = False
 ) -> None:
     """Go on with a run after an interruption, a crash or a power cut."""
+    from autopeft.app.searching import resume
+
     run_and_show(lambda on_event: resume(name, runs, store_url=store, on_event=on_event), json, quiet)

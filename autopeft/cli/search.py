@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from autopeft.app.searching import SearchResult, search
 from autopeft.app.spec_file import anchored, make_spec, merged, read_spec
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs, StoreUrl
 from autopeft.cli.progress import progress_for
@@ -20,6 +19,9 @@ from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import OnEvent
 from autopeft.domain.spec import SearchSpec
 from autopeft.export.tables import front_rows
+
+if TYPE_CHECKING:
+    from autopeft.app.searching import SearchResult
 
 DATA, SPACE, TRAIN, RUN = "Model and data", "What is searched", "How each candidate trains", "Running"
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=RUN)]
@@ -151,6 +153,8 @@ def command(
         },
         "keep_adapters": keep_adapters,
     }
+    from autopeft.app.searching import search
+
     wanted = spec_from(spec, flags, settings or [])
     run_and_show(lambda on_event: search(wanted, runs, store_url=store, on_event=on_event), json, quiet)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autopeft.app.spaces import SpaceCard, describe, listed
 from autopeft.cli.options import Json
 from autopeft.cli.tables import print_json
+
+if TYPE_CHECKING:
+    from autopeft.app.spaces import SpaceCard
 
 
 def command(
@@ -24,6 +26,8 @@ def command(
     json: Json = False,
 ) -> None:
     """List the search spaces, or describe one."""
+    from autopeft.app.spaces import describe, listed
+
     console = Console(highlight=False)
     if name is not None:
         card = describe(name, model)

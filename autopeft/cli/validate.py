@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from autopeft.app.planning import make_plan
 from autopeft.app.spec_file import make_spec, read_spec
 from autopeft.cli.options import Json
 from autopeft.cli.tables import bytes_text, print_json
@@ -19,6 +18,8 @@ def command(
     spec: Annotated[Path, typer.Argument(help="YAML file of a search spec.", metavar="SPEC")], json: Json = False
 ) -> None:
     """Check a spec, its model, its data and its space, without training anything."""
+    from autopeft.app.planning import make_plan
+
     wanted = make_spec(read_spec(spec), str(spec))
     plan = make_plan(wanted)
     task, layout = plan.inspection.task, plan.inspection.layout

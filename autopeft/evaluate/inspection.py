@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.results import TaskInfo
-from autopeft.domain.spec import SearchSpec
+from autopeft.domain.spec import ModelSpec, SearchSpec
 from autopeft.evaluate.base_model import build_on_meta
 from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import DeviceFacts, devices
 from autopeft.evaluate.layout import inspect_layout
 
-__all__ = ["DeviceFacts", "Inspection", "devices", "inspect_run"]
+__all__ = ["DeviceFacts", "Inspection", "devices", "inspect_model", "inspect_run"]
 
 _ANY_TASK = TaskInfo(kind="classification", labels=("0", "1"), metric="accuracy", metrics=("accuracy",), rows={})
 """Stands for the task while the data cannot be read, so that the model's mistakes are found all the same."""
@@ -67,3 +67,13 @@ def inspect_run(spec: SearchSpec) -> Inspection:
         model_fingerprint=base.fingerprint,
         notices=tuple(notices),
     )
+
+
+def inspect_model(spec: ModelSpec) -> ModelLayout:
+    """The layout of a model alone, with a head for two classes; loads no weights.
+
+    Raises:
+        UserError: where there is no such model or it cannot classify sequences.
+    """
+    base = build_on_meta(spec, _ANY_TASK)
+    return inspect_layout(base.model, base.new_parameters)

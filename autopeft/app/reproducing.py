@@ -1,0 +1,79 @@
+"""Training one recipe from scratch, beside what its search measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopeft.app.folder import check_writable
+from autopeft.app.planning import decide_resources
+from autopeft.app.searching import evaluator_for
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.events import Notice, OnEvent, RungReached, ignore
+from autopeft.domain.ports import EvaluationTask, Evaluator
+from autopeft.domain.spec import ResourceSpec
+from autopeft.domain.trial import Outcome, TrialStatus
+from autopeft.evaluate.inspection import devices, inspect_run
+from autopeft.export.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What training a recipe gave."""
+
+    outcome: Outcome
+    test_quality: dict[str, float] | None
+    """None where the data has no test split or the training did not complete."""
+    folder: Path
+    seconds: float
+
+
+def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction:
+    """Train a recipe's candidate with its seed and save the adapter in `out`.
+
+    Raises:
+        UserError: where model or data cannot be used, or `out` is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(Problem("--out", f"{out} is not an empty folder", "", "Choose another."))
+    check_writable(out.resolve().parent)
+    began = time.monotonic()
+    spec = recipe.spec()
+    inspection = inspect_run(spec)
+    notices = list(inspection.notices)
+    if inspection.data_fingerprint != recipe.expected.data_fingerprint:
+        notices.append("The data is not the recipe's (its fingerprint differs), so scores are not comparable.")
+    if inspection.model_fingerprint != recipe.expected.model_fingerprint:
+        notices.append("The base model is not the recipe's (its fingerprint differs), so scores are not comparable.")
+    for text in notices:
+        on_event(Notice(text))
+    threads = decide_resources(ResourceSpec(runner="local"), devices()).threads
+    evaluator = evaluator_for(spec, threads)
+    try:
+        task = EvaluationTask(
+            number=0, attempt=1, seed=recipe.seed, candidate=recipe.candidate, artefact_dir=str(out.resolve())
+        )
+        outcome = _evaluated(evaluator, [task], on_event)
+        scored = outcome.status is TrialStatus.COMPLETE and "test" in inspection.task.rows
+        test = evaluator.score_test(out) if scored else None
+    finally:
+        evaluator.close()
+    return Reproduction(outcome, test, out, time.monotonic() - began)
+
+
+def _evaluated(evaluator: Evaluator, tasks: Sequence[EvaluationTask], on_event: OnEvent) -> Outcome:
+    """Run one evaluation to its end."""
+    evaluation = evaluator.evaluate(tasks)
+    try:
+        rungs = next(evaluation)
+        while True:
+            for number, rung in rungs.items():
+                on_event(RungReached(number, rung))
+            rungs = evaluation.send(frozenset())
+    except StopIteration as end:
+        outcome: Outcome = end.value[tasks[0].number]
+        return outcome
+    finally:
+        evaluation.close()
