@@ -3,6 +3,9 @@
 import time
 from pathlib import Path
 
+from autopeft.objectives.accuracy import objective as accuracy
+from autopeft.objectives.train_peak_bytes import objective as train_peak_bytes
+
 from autopeft.domain.budget import Spent
 from autopeft.domain.candidate import Candidate, Insertion
 from autopeft.domain.layout import LayerLayout, ModelLayout, ModuleLayout, Role
@@ -11,8 +14,6 @@ from autopeft.domain.ports import Proposal
 from autopeft.domain.results import Front, Provenance, RunRecord, RunResults, TaskInfo, score
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialStatus
-from autopeft.objectives.accuracy import objective as accuracy
-from autopeft.objectives.train_peak_bytes import objective as train_peak_bytes
 
 OBJECTIVES = (accuracy, train_peak_bytes)
 LAYOUT = ModelLayout(

@@ -170,13 +170,13 @@ class RunnerContract(ABC):
 
     def test_ctrl_c_twice_ends_at_once_and_loses_nothing_that_ended(self, tmp_path: Path) -> None:
         asked = {"runner": self.name, "trials": 3, "workers": self.workers}
-        program = Program(tmp_path, **asked, evaluator={"faults": {"1": "sleep:600"}})
+        program = Program(tmp_path, **asked, evaluator={"faults": {"1": "stubborn"}})
         program.wait_for("ended 0")
+        time.sleep(0.2)
         began = time.monotonic()
         program.interrupt()
-        time.sleep(0.05)
-        if program.process.poll() is None:
-            program.interrupt()
+        time.sleep(0.1)
+        program.interrupt()
         assert program.end() == 130, program.lines
         assert time.monotonic() - began < 2
         assert stored(tmp_path)[0].status is TrialStatus.COMPLETE
