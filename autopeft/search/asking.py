@@ -21,15 +21,17 @@ from autopeft.domain.results import ScoredTrial
 from autopeft.domain.space import Space
 from autopeft.domain.trial import TrialStatus
 from autopeft.search.encoding import Encoded, encode, enumerate_values, suggest
+from autopeft.search.feasibility import Feasibility
 from autopeft.search.history import History, frozen
 
-_TRIES = 4
-"""Questions to the sampler, each with another seed, before a proposal that is new is drawn at random."""
 _RANDOM_TRIES = 32
+"""Draws at random where the sampler, asked several times, had nothing new that is likely to fit."""
 _MANY_RANDOM_TRIES = 500
 """Draws where the space is too large to go through."""
 _ENUMERABLE = 50_000
 """Largest space that is gone through for what is left of it."""
+_RISK = 0.3
+"""Proposals that are infeasible with a greater probability are taken only where there is no other."""
 _CONSTRAINT = "memory"
 _FEASIBLE = -1.0
 _UNKNOWN_VIOLATION = 1.0
@@ -67,8 +69,11 @@ class HistorySampler:
         space: Space,
         objectives: Sequence[Objective],
         seed: int,
+        tries: int,
         keeps_state: bool = False,
+        avoids_infeasible: bool = True,
     ) -> None:
+        """`tries`: how often the Optuna sampler is asked, each time with another seed, for something new."""
         self._build = build
         self._space = space
         self._objectives = tuple(objectives)
@@ -76,12 +81,15 @@ class HistorySampler:
             StudyDirection.MINIMIZE if objective.sign > 0 else StudyDirection.MAXIMIZE for objective in objectives
         ]
         self._seed = seed
+        self._tries = tries
         self._keeps_state = keeps_state
+        self._avoids_infeasible = avoids_infeasible
         self._told: dict[int, _Told] = {}
         self._only_asked: set[int] = set()
         self._frozen: dict[int, tuple[_Seen, FrozenTrial]] = {}
         size = space.size()
         self._enumerable = size is not None and size <= _ENUMERABLE
+        self._draws = tries + (_RANDOM_TRIES if self._enumerable else _MANY_RANDOM_TRIES)
 
     def ask(self, number: int) -> Proposal | None:
         """A candidate that is new, see `Sampler.ask`; asking again for a number that was never told asks afresh.
@@ -94,18 +102,28 @@ class HistorySampler:
         self._told.pop(number, None)
         self._only_asked.discard(number)
         taken = {told.digest for told in self._told.values()}
-        past = self._past()
-        state: dict[str, Any] = {}
-        for attempt, (values, attrs) in enumerate(self._drawn(past, number)):
+        feasibility = self._feasibility()
+        least, best, state = math.inf, None, {}
+        for attempt, (values, attrs) in enumerate(self._drawn(self._past(), number)):
             if attempt == 0 and self._keeps_state:
                 state = attrs
+            if attempt >= self._tries + _RANDOM_TRIES and best is not None:
+                break
             candidate = self._space.resolve(values)
-            if candidate.digest not in taken:
-                params, distributions = encode(self._space.parameters, values)
-                self._told[number] = _Told(candidate.digest, TrialStatus.PENDING, params, distributions, state)
-                self._only_asked.add(number)
-                return Proposal(parameters=values, candidate=candidate, sampler_state=state)
-        return None
+            if candidate.digest in taken:
+                continue
+            params, distributions = encode(self._space.parameters, values)
+            risk = 0.0 if feasibility is None else feasibility.risk(params)
+            if risk < least:
+                told = _Told(candidate.digest, TrialStatus.PENDING, params, distributions, state)
+                least, best = risk, (told, Proposal(parameters=values, candidate=candidate, sampler_state=state))
+            if risk <= _RISK:
+                break
+        if best is None:
+            return None
+        self._told[number], proposal = best
+        self._only_asked.add(number)
+        return proposal
 
     def tell(self, scored: ScoredTrial) -> None:
         """Learn where a trial stands now, however it ended."""
@@ -131,27 +149,34 @@ class HistorySampler:
 
     def _drawn(self, past: list[FrozenTrial], number: int) -> Iterator[tuple[dict[str, Setting], dict[str, Any]]]:
         """Values in the order they are tried, with the attributes that the sampler gave the trial."""
-        for attempt in range(_TRIES):
-            yield self._draw(self._build(self._draw_seed(number, attempt)), past, number)
-        tries = _RANDOM_TRIES if self._enumerable else _MANY_RANDOM_TRIES
-        for attempt in range(_TRIES, _TRIES + tries):
-            yield self._draw(RandomSampler(seed=self._draw_seed(number, attempt)), past, number)
+        for attempt in range(self._draws):
+            seed = self._draw_seed(number, attempt)
+            yield self._draw(self._build if attempt < self._tries else _random, seed, past, number)
         if self._enumerable:
             for values in enumerate_values(self._space.parameters):
                 yield values, {}
 
     def _draw(
-        self, sampler: BaseSampler, past: list[FrozenTrial], number: int
+        self, build: Callable[[int], BaseSampler], seed: int, past: list[FrozenTrial], number: int
     ) -> tuple[dict[str, Setting], dict[str, Any]]:
         history = History(past, self._directions, next_number=number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trial = Study(study_name="search", storage=history, sampler=sampler).ask()
+            trial = Study(study_name="search", storage=history, sampler=build(seed)).ask()
             values = suggest(trial, self._space.parameters)
         return values, dict(history.get_trial(trial._trial_id).system_attrs)
 
     def _draw_seed(self, number: int, attempt: int) -> int:
         return int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1)[0])
+
+    def _feasibility(self) -> Feasibility | None:
+        """What infeasible trials taught; None where there are none."""
+        bad = {number for number, told in self._told.items() if told.status is TrialStatus.INFEASIBLE}
+        known = [number for number, told in sorted(self._told.items()) if number in bad or told.values is not None]
+        if not bad or not self._avoids_infeasible:
+            return None
+        trials = [self._told[number].params for number in known]
+        return Feasibility(self._space.parameters, trials, [number in bad for number in known])
 
     def _past(self) -> list[FrozenTrial]:
         """The trials as Optuna is to see them, in order of number; those that taught nothing are left out.
@@ -200,3 +225,7 @@ class HistorySampler:
         )
         self._frozen[number] = (seen, trial)
         return trial
+
+
+def _random(seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)

@@ -25,6 +25,9 @@ SAMPLERS = {
 }
 """Every sampler with one line for a person who chooses."""
 
+_TRIES = 12
+_GP_TRIES = 2
+"""A Gaussian process takes seconds to answer, and answers alike."""
 _POPULATION = 20
 """Trials per generation of `nsga2`. Optuna's 50 would leave most budgets of a fine-tuning search at random draws."""
 
@@ -42,16 +45,25 @@ def make_sampler(
     """
     if name not in SAMPLERS:
         raise UserError(unknown("sampler", name, SAMPLERS))
-    build = {"tpe": _tpe, "gp": _gp, "nsga2": _nsga2, "random": _random}[name]
     if name == "gp":
         _check_gp(space)
+    make = {"tpe": _tpe, "gp": _gp, "nsga2": _nsga2, "random": _random}[name]
     return HistorySampler(
-        lambda draw: build(draw, startup_trials), space, objectives, seed, keeps_state=name == "nsga2"
+        lambda draw_seed: make(draw_seed, startup_trials),
+        space,
+        objectives,
+        seed,
+        tries=_GP_TRIES if name == "gp" else _TRIES,
+        keeps_state=name == "nsga2",
+        avoids_infeasible=name != "random",
     )
 
 
 def _tpe(seed: int, startup_trials: int | None) -> BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup_trials or 10, constant_liar=True)
+    # Multivariate, since the parameters of a memory limit act together; grouped, since some are conditional.
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=startup_trials or 10, constant_liar=True, multivariate=True, group=True
+    )
 
 
 def _gp(seed: int, startup_trials: int | None) -> BaseSampler:
