@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import RunResults
@@ -74,6 +76,10 @@ class _Range:
             "nticks": 8,
         }
 
+    def share(self, value: float) -> float:
+        """Where a data value lies in the visible range, 0 at its low end, 1 at its high end."""
+        return (self.place(value) - self.low) / (self.high - self.low)
+
     def value(self, share: float) -> float:
         """The data value at this share of the visible range."""
         at = self.low + share * (self.high - self.low)
@@ -99,11 +105,11 @@ class _Axes:
         self.across = _Range(self.x, across, 0.10, 0.06)
         self.up = _Range(self.y, up, 0.08, 0.14)
 
-    def xs(self, values: Iterable[float]) -> list[float]:
-        return [self.x.factor * value for value in values]
+    def xs(self, values: Iterable[float]) -> NDArray[np.float64]:
+        return self.x.factor * np.fromiter(values, dtype=float)
 
-    def ys(self, values: Iterable[float]) -> list[float]:
-        return [self.y.factor * value for value in values]
+    def ys(self, values: Iterable[float]) -> NDArray[np.float64]:
+        return self.y.factor * np.fromiter(values, dtype=float)
 
 
 def _cloud(points: Sequence[FrontPoint], axes: _Axes) -> go.Scatter | go.Scattergl:
@@ -112,7 +118,7 @@ def _cloud(points: Sequence[FrontPoint], axes: _Axes) -> go.Scatter | go.Scatter
     return kind(
         x=axes.xs(point.x for point in points),
         y=axes.ys(point.y for point in points),
-        customdata=[point.number for point in points],
+        customdata=np.array([point.number for point in points]),
         hovertext=None if many else [escaped(point.hover) for point in points],
         hovertemplate="<b>Trial %{customdata}</b><br>%{y:.4~g} at %{x:.4~g}<extra></extra>"
         if many
@@ -217,6 +223,7 @@ def _strip(record: FrontRecord, axes: _Axes) -> list[go.Scatter]:
                     hovertemplate="%{hovertext}<extra></extra>",
                     mode="markers",
                     name="Infeasible",
+                    cliponaxis=False,
                     legendgroup="infeasible",
                     showlegend=not made,
                     marker={"symbol": symbol, "size": 8, "color": "#e69f00", "line": {"color": "#e69f00", "width": 2}},
@@ -233,14 +240,27 @@ def _lines(figure: go.Figure, record: FrontRecord, axes: _Axes) -> None:
         )
         figure.add_annotation(
             x=axes.across.place(at),
-            y=1,
+            y=0.5,
             yref="paper",
+            textangle=-90,
             text=f"limit {text_of(record.limit, Unit.BYTES)}",
             showarrow=False,
-            xanchor="right",
-            yanchor="top",
-            xshift=-6,
+            xanchor="left",
+            yanchor="middle",
+            xshift=2 if axes.across.share(at) < 0.9 else -20,
             font={"color": LIMIT, "size": 12},
+        )
+    if record.infeasible:
+        figure.add_annotation(
+            x=0,
+            xref="paper",
+            y=_STRIP,
+            yref="paper",
+            text="did not fit" if record.limit is not None else "infeasible",
+            showarrow=False,
+            xanchor="left",
+            yanchor="top",
+            font={"color": MUTED, "size": 12},
         )
     if record.guess is None or not record.points:
         return
@@ -263,20 +283,22 @@ def _lines(figure: go.Figure, record: FrontRecord, axes: _Axes) -> None:
 
 
 def _names(figure: go.Figure, members: Sequence[FrontPoint], axes: _Axes) -> None:
-    """Names of the recommended points, on the empty side of the front."""
+    """Names of the recommended points on the empty side of the front; the knee's beside it, to keep clear of others."""
     for point in members:
-        if point.picks:
-            figure.add_annotation(
-                x=axes.across.place(point.x * axes.x.factor),
-                y=axes.up.place(point.y * axes.y.factor),
-                text=" · ".join(pick.replace("-", " ") for pick in point.picks),
-                showarrow=False,
-                xanchor="left" if axes.across.place(point.x * axes.x.factor) < axes.across.value(0.3) else "center",
-                yshift=20,
-                font={"size": 12, "color": TEXT},
-                bgcolor=SURFACE,
-                opacity=0.9,
-            )
+        if not point.picks:
+            continue
+        across = point.x * axes.x.factor
+        left, beside = axes.across.share(across) < 0.3, point.picks == ("knee",)
+        figure.add_annotation(
+            x=axes.across.place(across),
+            y=axes.up.place(point.y * axes.y.factor),
+            text=" · ".join(pick.replace("-", " ") for pick in point.picks),
+            showarrow=False,
+            xanchor="left" if left else "right",
+            xshift=-6 if left else -10 if beside else 6,
+            yshift=20 if left or not beside else 2,
+            font={"size": 12, "color": TEXT},
+        )
 
 
 def front_panel(results: RunResults) -> Panel:

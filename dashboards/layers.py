@@ -98,7 +98,7 @@ def layers_panel(results: RunResults) -> Panel:
     record = layers_record(results)
     caption = "One row per point of the front, one column per layer of the model; an empty cell is an untouched layer."
     if record.ranked:
-        caption += " The number is the rank, and darker is larger."
+        caption += " The number is the rank; the stronger the colour, the larger."
     if record.left_out:
         caption += f" {record.left_out} more points of the front are in the table."
     drawable = bool(record.labels and record.layers)
@@ -108,5 +108,5 @@ def layers_panel(results: RunResults) -> Panel:
         caption=caption,
         views=(View("All", layers_figure(record)),) if drawable else (),
         empty="No trial completed, so there is no front to look into.",
-        min_width=190 + 34 * len(record.layers),
+        min_width=160 + 24 * len(record.layers),
     )

@@ -5,16 +5,14 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 640px), (pointer: coarse)");
   const config = {
+    showSendToCloud: false, plotlyServerURL: "", // the page must offer no way to send its data anywhere
     responsive: true, displaylogo: false, doubleClickDelay: 400,
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   };
-  const webgl = (() => {
-    const gl = document.createElement("canvas").getContext("webgl");
-    if (gl) gl.getExtension("WEBGL_lose_context")?.loseContext();
-    return Boolean(gl);
-  })();
+  const webgl = Boolean(document.createElement("canvas").getContext("webgl"));
 
   // ---- figures ----
+  const ZOOMS = new Set(["front", "history"]);
   const current = {};
   const swaps = new Map(Object.entries(data.dark));
 
@@ -43,7 +41,7 @@
       figure.layout.font.size = 11;
       for (const axis of ["xaxis", "yaxis"]) if (figure.layout[axis]) figure.layout[axis].fixedrange = true;
     }
-    await Plotly.react(node, figure.data, figure.layout, { ...config, displayModeBar: narrow.matches ? false : "hover" });
+    await Plotly.react(node, figure.data, figure.layout, { ...config, displayModeBar: narrow.matches || !ZOOMS.has(name) ? false : "hover" });
     if (!node.dataset.drawn) {
       node.dataset.drawn = "yes";
       node.on("plotly_click", (event) => {

@@ -70,12 +70,16 @@ def embedded(value: Any) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """The content security policy; scripts run where their hash is named here. Plotly sets styles inline."""
+    """The content security policy: a script runs where its hash is named here.
+
+    Plotly sets styles inline, and its WebGL figures compile their draw calls with `new Function`, hence the two
+    exceptions; neither lets a text from a trial become a script.
+    """
     hashes = " ".join(
         "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'" for script in scripts
     )
     return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -155,7 +159,7 @@ def _table_html(table: TrialsRecord) -> str:
     found = [row.status for row in table.rows]
     statuses = [status.value for status in STATUS if status.value in found]
     filters = [("", "All", len(found)), ("front", "Front", sum(row.on_front for row in table.rows))]
-    filters += [(status, status.replace("_", " "), found.count(status)) for status in statuses]
+    filters += [(status, status.replace("_", " ").capitalize(), found.count(status)) for status in statuses]
     buttons = "".join(
         f'<button type="button" data-filter="{value}" aria-pressed="{str(not value).lower()}"'
         f' class="status status-{value or "all"}">{text} <b>{count:,}</b></button>'
@@ -171,7 +175,7 @@ def _table_html(table: TrialsRecord) -> str:
         '<section class="panel" id="trials" aria-labelledby="trials-title" tabindex="-1">'
         '<div class="head"><h2 id="trials-title">Trials</h2>'
         '<label class="search">Search <input type="search" id="trial-search" autocomplete="off" '
-        'placeholder="parameter, reason, number"></label></div>'
+        'placeholder="rank, reason, layers"></label></div>'
         f'<div class="filters" role="group" aria-label="Show trials of one status">{buttons}</div>'
         '<p class="caption" id="trial-count" role="status"></p>'
         '<div class="scroll table" tabindex="0" role="region" aria-labelledby="trials-title">'

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 
 from autopeft.domain.candidate import Setting
@@ -84,14 +85,14 @@ def parameter_column(name: str, values: Sequence[Setting | None]) -> Column:
         positions = [
             math.nan if value is None else math.log10(float(value)) if log else float(value) for value in values
         ]
-        ticks = [(at, f"{10**at if log else at:.3g}") for at in _round_ticks(min(numeric), max(numeric), log)]
+        ticks = [(at, f"{10**at if log else at:.3g}") for at in _ticks(min(numeric), max(numeric), log)]
     return _with_gap(name, positions, ticks)
 
 
 def _objective_column(objective: Objective, values: Sequence[float]) -> Column:
     scale = scale_of(objective.unit, values)
     scaled = [value * scale.factor for value in values]
-    ticks = [(at, f"{at:.4g}") for at in _round_ticks(min(scaled), max(scaled), False)] if scaled else []
+    ticks = [(at, f"{at:.4g}") for at in _ticks(min(scaled), max(scaled), False)] if scaled else []
     return _with_gap(titled(label(objective), scale.unit), scaled, ticks)
 
 
@@ -106,15 +107,25 @@ def _with_gap(name: str, positions: Sequence[float], ticks: Sequence[tuple[float
     return Column(name, filled, ((gap, GAP), *ticks), gap, high)
 
 
+def _ticks(low: float, high: float, log: bool) -> list[float]:
+    """Positions of both ends and of the round numbers that are not too near to them."""
+    start, end = (math.log10(low), math.log10(high)) if log else (low, high)
+    if end <= start:
+        return [start]
+    room = 0.08 * (end - start)
+    return [start, *(at for at in _round_ticks(low, high, log) if start + room < at < end - room), end]
+
+
 def _round_ticks(low: float, high: float, log: bool) -> list[float]:
-    """About five positions between two values: round numbers, or 1, 2 and 5 of each power of ten on a log scale."""
+    """About five round numbers between two values, the first below the second.
+
+    On a log scale the exponents of powers of ten, and of twice and five times these where the span is short.
+    """
     if log:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         per_power = (1, 2, 5) if len(powers) <= 3 else (1,)
         candidates = [math.log10(digit * 10.0**power) for power in powers for digit in per_power]
         return [at for at in candidates if math.log10(low) - 1e-9 <= at <= math.log10(high) + 1e-9]
-    if high <= low:
-        return [low]
     raw = (high - low) / 4
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * digit for digit in (1, 2, 5, 10) if size * digit >= raw)
@@ -127,18 +138,18 @@ def parallel_figure(record: ParallelRecord) -> go.Figure:
     dimensions = [
         {
             "label": html.escape(column.name),
-            "values": column.positions,
+            "values": np.array(column.positions),
             "range": [column.low, column.high],
             "tickvals": [at for at, _ in column.ticks],
-            "ticktext": [html.escape(text if len(text) <= 18 else text[:17] + "…") for _, text in column.ticks],
+            "ticktext": [text if len(text) <= 16 else text[:15] + "…" for _, text in column.ticks],
         }
         for column in record.columns
     ]
     figure = go.Figure(
         go.Parcoords(
             dimensions=dimensions,
-            customdata=record.numbers,
-            line={"color": record.colours, "colorscale": sequence(), "showscale": False},
+            customdata=np.array(record.numbers),
+            line={"color": np.array(record.colours), "colorscale": sequence(), "showscale": False},
             labelfont={"color": TEXT, "size": 12},
             tickfont={"color": MUTED, "size": 11},
             rangefont={"color": "rgba(0,0,0,0)", "size": 1},
@@ -153,8 +164,10 @@ def parallel_panel(results: RunResults) -> Panel:
     """The panel; it wants at least two complete trials."""
     record = parallel_record(results)
     enough = len(record.numbers) > 1
-    caption = "One line per complete trial, darker for better quality. Drag along an axis to keep only the lines "
-    caption += "that cross there; drag a label to move its axis."
+    caption = (
+        "One line per complete trial; the stronger its colour, the better its quality. Drag along an axis to keep only "
+        "the lines that cross there; drag a label to move its axis."
+    )
     if record.left_out:
         caption += f" {record.left_out} less important parameters are left out."
     return Panel(
@@ -163,5 +176,5 @@ def parallel_panel(results: RunResults) -> Panel:
         caption=caption,
         views=(View("All", parallel_figure(record)),) if enough else (),
         empty="Two complete trials are needed to compare their parameters.",
-        min_width=110 * len(record.columns) + 80,
+        min_width=90 * len(record.columns) + 70,
     )

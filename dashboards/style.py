@@ -18,7 +18,7 @@ OTHER = "#8d97a7"
 FRONT = "#0072b2"
 LIMIT = "#d55e00"
 TEST = "#009e73"
-SEQUENCE = ("#dbe4ee", "#86b6d8", "#0a6ea9", "#06324f")
+SEQUENCE = ("#bccddd", "#86b6d8", "#0a6ea9", "#06324f")
 """From least to most, light page."""
 
 DARK = {
@@ -30,7 +30,7 @@ DARK = {
     FRONT: "#56b4e9",
     LIMIT: "#f08a4b",
     TEST: "#2cc598",
-    SEQUENCE[0]: "#2a3442",
+    SEQUENCE[0]: "#3a4a5f",
     SEQUENCE[1]: "#2f6a94",
     SEQUENCE[2]: "#55b3e8",
     SEQUENCE[3]: "#d6eefc",
@@ -99,6 +99,7 @@ def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": TEXT},
         hoverlabel={"bgcolor": SURFACE, "bordercolor": GRID, "font": {"color": TEXT, "size": 12}, "align": "left"},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": MUTED}},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": TEXT},
         dragmode="zoom",
     )
     figure.update_xaxes(**axis)

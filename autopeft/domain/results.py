@@ -238,13 +238,14 @@ class RunResults:
         ended = sorted(
             (one for one in self.trials if one.trial.status.ended), key=lambda one: one.trial.finished_at or 0.0
         )
-        history, so_far = [], np.empty((0, len(self.objectives)))
+        history, volume, so_far = [], 0.0, np.empty((0, len(self.objectives)))
         for count, one in enumerate(ended, start=1):
             if one.values is not None:
                 scaled = (to_minimise(self.objectives, [one]) - ideal) / width
-                so_far = np.vstack([so_far, scaled])
-                so_far = so_far[pareto.non_dominated(so_far)]
-            volume = pareto.hypervolume(so_far, np.ones(len(self.objectives)))
+                if not np.any(np.all(so_far <= scaled, axis=1)):
+                    so_far = np.vstack([so_far, scaled])
+                    so_far = so_far[pareto.non_dominated(so_far)]
+                    volume = pareto.hypervolume(so_far, np.ones(len(self.objectives)))
             since = (one.trial.finished_at or self.record.created_at) - self.record.created_at
             history.append(HypervolumePoint(count, max(0.0, since), volume))
         return tuple(history)
