@@ -59,7 +59,7 @@ def inspect_layout(model: Any, new_parameters: Iterable[str] = ()) -> ModelLayou
 
 def linear_modules(block: nn.Module) -> list[tuple[str, nn.Module, int, int]]:
     """Name, module, input and output width of every linear module below `block`, in order of definition."""
-    found = []
+    found: list[tuple[str, nn.Module, int, int]] = []
     for name, module in block.named_modules():
         if isinstance(module, nn.Linear):
             found.append((name, module, module.in_features, module.out_features))
@@ -198,11 +198,12 @@ def _max_positions(model: Any, config: Any) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
+    if limit == getattr(config, "vocab_size", None):
+        return limit
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings == limit and module.padding_idx is not None:
-            if limit != getattr(config, "vocab_size", None):
-                # RoBERTa counts positions from behind the padding index.
-                return limit - module.padding_idx - 1
+            # RoBERTa counts positions from behind the padding index.
+            return limit - module.padding_idx - 1
     return limit
 
 

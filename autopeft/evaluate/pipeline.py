@@ -18,13 +18,13 @@ from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import Outcome
 from autopeft.evaluate.artefact import PREDICTIONS, load_adapter
 from autopeft.evaluate.base_model import load_base_model
-from autopeft.evaluate.data.batches import Batch, evaluation_batches, tokenised, train_batches
+from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, tokenised, train_batches
 from autopeft.evaluate.data.load import load_data
 from autopeft.evaluate.devices import choose_device
 from autopeft.evaluate.insertion import Untouched, removed_afterwards
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.outcomes import failed
-from autopeft.evaluate.quality import metrics
+from autopeft.evaluate.quality import metrics, predictions
 from autopeft.evaluate.train import predict
 from autopeft.evaluate.trial_run import Bench, TrialRun
 
@@ -51,11 +51,13 @@ class TorchEvaluator:
         layout = inspect_layout(base.model, base.new_parameters)
         max_tokens = min(spec.data.max_tokens, layout.max_positions or spec.data.max_tokens)
 
+        pad = Padding.of(base.tokenizer)
+
         def cut(split: str) -> list[Batch]:
             rows = tokenised(data.splits[split], base.tokenizer, max_tokens)
             if split == "train":
-                return train_batches(rows, spec.training.batch_size, spec.seed)
-            return evaluation_batches(rows, spec.training.batch_size)
+                return train_batches(rows, spec.training.batch_size, spec.seed, pad)
+            return evaluation_batches(rows, spec.training.batch_size, pad)
 
         self._bench = Bench(
             spec=spec,
@@ -95,12 +97,8 @@ class TorchEvaluator:
             model = load_adapter(bench.model, Path(artefact_dir))
             found = predict(model, self._test, bench.device, bench.dtype)
         rows = [row for batch in self._test for row in batch.row_ids]
-        if bench.task.labels:
-            said: list[Any] = [bench.task.labels[index] for index in found.logits.argmax(dim=-1).tolist()]
-        else:
-            said = found.logits[:, 0].tolist()
-        ordered = sorted(zip(rows, said, strict=True), key=lambda pair: pair[0])
-        record = {"rows": [row for row, _ in ordered], "predictions": [prediction for _, prediction in ordered]}
+        said = [text for _, text in sorted(zip(rows, predictions(bench.task, found.logits), strict=True))]
+        record = {"rows": sorted(rows), "predictions": said}
         (Path(artefact_dir) / PREDICTIONS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return metrics(bench.task, found.logits, found.labels)
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -145,7 +144,7 @@ def _no_weights(shown: str, names: list[str]) -> UserError:
 
 
 def _hub_folder(hub_id: str, spec: ModelSpec) -> Path:
-    wanted = {
+    wanted: dict[str, Any] = {
         "repo_id": hub_id,
         "revision": spec.revision,
         "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -175,7 +174,7 @@ def _hub_folder(hub_id: str, spec: ModelSpec) -> Path:
         raise _refused(
             f"there is no folder and no hub model '{hub_id}', or it is private", "Check the name, or `hf auth login`."
         ) from error
-    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (OfflineModeIsEnabled, HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _refused(
             f"'{hub_id}' is neither a folder nor in the hub's cache, and the hub cannot be reached "
             f"({type(error).__name__})",
@@ -189,8 +188,10 @@ def _refused(found: str, next_step: str) -> UserError:
 
 def hub_reachable(timeout_s: float = _HUB_TIMEOUT_S) -> bool:
     """Whether the hub answers within so many seconds."""
-    try:
-        httpx.head(constants.ENDPOINT, timeout=timeout_s, follow_redirects=False)
-    except httpx.HTTPError:
+    if constants.HF_HUB_OFFLINE:
         return False
-    return not constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=timeout_s)
+    except (HTTPError, OSError):
+        return False
+    return True

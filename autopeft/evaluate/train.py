@@ -150,12 +150,6 @@ class Training:
         return total, sum(batch.tokens for batch in self._of(number))
 
 
-def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """The arguments of the model's forward pass on `device`, labels included."""
-    tensors = {**batch.inputs, "labels": batch.labels}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-
-
 def predict(model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype) -> Predictions:
     """Predict every batch in evaluation mode.
 

@@ -16,9 +16,9 @@ from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import SearchSpec
-from autopeft.domain.trial import Outcome, TrialStatus
+from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.artefact import save_adapter
-from autopeft.evaluate.data.batches import Batch, plan_epochs
+from autopeft.evaluate.data.batches import Batch, plan
 from autopeft.evaluate.devices import device_name
 from autopeft.evaluate.insertion import Inserted, Untouched, insert, peft_config
 from autopeft.evaluate.outcomes import MissingMetricError, OverLimitError
@@ -144,7 +144,7 @@ class TrialRun:
         steps = planned_steps(spec, len(bench.train))
         self._training = Training(
             inserted.peft_model,
-            list(plan_epochs(bench.train, steps * spec.gradient_accumulation, self._task.seed)),
+            list(plan(bench.train, steps * spec.gradient_accumulation, self._task.seed)),
             spec,
             self._task.candidate.learning_rate,
             bench.device,

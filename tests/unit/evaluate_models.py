@@ -12,6 +12,11 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from autopeft.domain.candidate import Candidate, Insertion
+from autopeft.domain.layout import ModelLayout
+from autopeft.domain.results import TaskInfo
+
+TASK = TaskInfo(kind="classification", labels=("bad", "good"), metric="accuracy", metrics=("accuracy",), rows={})
 GOOD = ("fine", "great", "lovely", "superb", "warm", "bright")
 BAD = ("awful", "poor", "dull", "cold", "broken", "dark")
 NEUTRAL = ("the", "a", "film", "story", "scene", "is", "was", "very", "and", "with")
@@ -110,4 +115,27 @@ def write_data(folder: Path) -> dict[str, str]:
     sizes = {"train": 96, "validation": 40, "test": 40}
     return {
         name: str(write_rows(folder / f"{name}.jsonl", rows, seed)) for seed, (name, rows) in enumerate(sizes.items())
+    }
+
+
+def candidate_of(
+    layout: ModelLayout,
+    variant: str = "lora",
+    rank: int = 4,
+    layers: tuple[int, ...] = (0, 1, 2),
+    modules: tuple[str, ...] | None = None,
+    dropout: float = 0.0,
+) -> Candidate:
+    settings: dict[str, Any] = {"rank": rank, "alpha_ratio": 2.0, "dropout": dropout, "variant": variant}
+    roles = tuple(str(role) for role in layout.roles()) if modules is None else modules
+    insertion = Insertion(method="lora", layers=layers, modules=roles, settings=settings)
+    return Candidate(insertions=(insertion,), learning_rate=1e-3)
+
+
+def batch(seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "input_ids": torch.randint(4, 20, (4, 7), generator=draw),
+        "attention_mask": torch.ones(4, 7, dtype=torch.long),
+        "labels": torch.tensor([0, 1, 1, 0]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -52,7 +53,7 @@ class StorageTracker(TorchDispatchMode):
             return
         if known is not None:
             self._died(key, known[0])
-        reference = weakref.ref(storage, lambda dead, key=key: self._died(key, dead))
+        reference = weakref.ref(storage, functools.partial(self._died, key))
         self._storages[key] = (reference, size)
         self._add(size)
 
