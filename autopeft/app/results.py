@@ -47,8 +47,6 @@ def artefact_dir(artefacts: Path, trial: Trial) -> Path:
 @contextmanager
 def open_run(folder: RunFolder, store_url: str | None) -> Iterator[Store]:
     """The database of a run, closed at the end."""
-    if store_url is None:
-        folder.path.mkdir(parents=True, exist_ok=True)
     store = open_store(store_url or folder.sqlite_url)
     try:
         yield store

@@ -67,10 +67,11 @@ def search(
     planned = plan(spec)
     for text in planned.notices:
         on_event(Notice(text))
+    if not folder.exists:
+        folder.begin(spec, planned.space_as_written())
     with open_run(folder, store_url) as store:
         run = store.open(spec.run_name)
         if run is None:
-            folder.begin(spec, planned.space_as_written())
             run = store.create(planned.record())
             run.set_budget(spec.budget)
         else:
