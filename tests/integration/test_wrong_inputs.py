@@ -154,13 +154,13 @@ def test_an_objective_that_the_task_cannot_have(refused, data):
 
 
 def space_text(**changes):
-    values = {"rank": "{kind: int, low: 1, high: 8}", "layers": "{kind: layers, modes: top-k}", **changes}
+    values = {"rank": "{kind: int, low: 1, high: 8}", **changes}
     return f"""
 name: mine
 summary: For a test.
 parameters:
   rank: {values["rank"]}
-  layers: {values["layers"]}
+{values.get("layers_line", "  layers: {kind: layers, modes: top-k}")}
 candidate:
   insertions:
     - method: lora
@@ -177,7 +177,7 @@ def test_a_rank_larger_than_the_layer(refused, tmp_path):
 
 
 def test_a_layer_index_out_of_range(refused, tmp_path):
-    (tmp_path / "mine.yaml").write_text(space_text(where="[0, 6]"))
+    (tmp_path / "mine.yaml").write_text(space_text(where="[0, 6]", layers_line=""))
     refused(["search", "--space", "mine.yaml"], "mine.yaml", "6", "5")
 
 
