@@ -25,7 +25,7 @@ SAMPLERS = {
 }
 """Every sampler with one line for a person who chooses."""
 
-_TRIES = 12
+_TRIES = 6
 _GP_TRIES = 2
 """A Gaussian process takes seconds to answer, and answers alike."""
 _POPULATION = 20

@@ -58,6 +58,8 @@ def _of_form(error: ValidationError, source: Source) -> list[Problem]:
     found: dict[Place, Problem] = {}
     for one in error.errors(include_url=False):
         place, value = _place(one["loc"], source.values, missing=one["type"] == "missing")
+        if one["type"] == "too_short" and value:
+            continue  # its entries were refused, each with a problem of its own
         found.setdefault(place, _problem(one["type"], one["msg"], place, value, source))
     return list(found.values())
 
@@ -67,9 +69,13 @@ def _problem(kind: str, message: str, place: Place, value: Any, source: Source) 
     parent = _at(source.values, place[:-1])
     allowed = allowed_keys(place[:-1], parent.get("kind") if isinstance(parent, Mapping) else None)
     if kind == "extra_forbidden":
-        return unknown(source.where(place[:-1]), str(place[-1]), [key for key in allowed if key not in parent])
+        return unknown(where, str(place[-1]), [key for key in allowed if key not in parent])
     if kind == "missing":
         return Problem(where, "is missing", "", f"Add '{place[-1]}:' there.")
+    if kind == "too_short":
+        return Problem(where, "is empty", "at least 1 entry")
+    if isinstance(value, list | dict) and kind in ("bool_type", "int_type", "float_type", "string_type"):
+        return Problem(where, f"{_shown(value)} is not one value", "a number, a text, true or false")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         given = value.get("kind") if isinstance(value, Mapping) else None
         if given is None:
