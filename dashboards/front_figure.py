@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import RunResults
+from autopeft.domain.trial import TrialStatus
 
 from .front import FrontPoint, FrontRecord, escaped, front_records
 from .numbers import Scale, label, scale_of, text_of, titled
-from .style import FRONT, LIMIT, MANY_POINTS, MUTED, OTHER, SURFACE, TEST, TEXT, Panel, View, sequence, styled
+from .style import FRONT, LIMIT, MANY_POINTS, MUTED, OTHER, STATUS, SURFACE, TEST, TEXT, Panel, View, sequence, styled
 
 _STRIP = 0.11
 """Share of the height that the strip takes."""
+_CROWD = 200
+"""Beyond this many infeasible trials their crosses are translucent."""
 
 
 def front_figure(record: FrontRecord) -> go.Figure:
@@ -40,16 +43,22 @@ def front_figure(record: FrontRecord) -> go.Figure:
         figure.add_traces(_strip(record, axes))
     _lines(figure, record, axes)
     _names(figure, members, axes)
-    strip = bool(record.infeasible)
+    strip, alone = bool(record.infeasible), not record.points
     styled(
         figure,
-        520,
+        240 if alone else 520,
         xaxis=axes.across.layout(titled(label(record.x), axes.x.unit) if record.x else "Trial"),
         yaxis={
             **axes.up.layout(titled(f"{label(record.y)}, validation", axes.y.unit)),
             "domain": [_STRIP + 0.03 if strip else 0, 1],
+            "visible": not alone,
         },
-        yaxis2={"domain": [0, _STRIP if strip else 0], "range": [-1, 1], "visible": False, "fixedrange": True},
+        yaxis2={
+            "domain": [0, 1 if alone else _STRIP if strip else 0],
+            "range": [-1, 1],
+            "visible": False,
+            "fixedrange": True,
+        },
         hovermode="closest",
         showlegend=True,
     )
@@ -226,7 +235,13 @@ def _strip(record: FrontRecord, axes: _Axes) -> list[go.Scatter]:
                     cliponaxis=False,
                     legendgroup="infeasible",
                     showlegend=not made,
-                    marker={"symbol": symbol, "size": 8, "color": "#e69f00", "line": {"color": "#e69f00", "width": 2}},
+                    opacity=0.5 if len(record.infeasible) > _CROWD else 1,
+                    marker={
+                        "symbol": symbol,
+                        "size": 8,
+                        "color": STATUS[TrialStatus.INFEASIBLE],
+                        "line": {"color": STATUS[TrialStatus.INFEASIBLE], "width": 2},
+                    },
                 )
             )
     return made
@@ -254,7 +269,7 @@ def _lines(figure: go.Figure, record: FrontRecord, axes: _Axes) -> None:
         figure.add_annotation(
             x=0,
             xref="paper",
-            y=_STRIP,
+            y=_STRIP if record.points else 1,
             yref="paper",
             text="did not fit" if record.limit is not None else "infeasible",
             showarrow=False,

@@ -113,7 +113,7 @@ def results(
         objectives=scores,
         trials=scored,
         front=Front.of(scores, scored),
-        importance=_importance(names) if ended >= 8 else {},
+        importance=_importance(names) if statuses[:count].count(TrialStatus.COMPLETE) >= 8 else {},
     )
 
 
