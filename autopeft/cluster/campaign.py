@@ -87,6 +87,9 @@ class Campaign:
         self._adapters = KeptAdapters(artefacts, keep_all=keep_adapters == "all")
         self._pending: deque[Trial] = deque()
         self._running: dict[int, _Running] = {}
+        self._budget = store.budget()
+        self._spent = Spent()
+        self._spent_at = 0.0
         self._rows = 0
         self._ended = 0
         self._exhausted = False
@@ -110,27 +113,12 @@ class Campaign:
         """
         with self._lock:
             lost = self._store.open_session()
-        self._heartbeat.start()
-        trials, spent = self._read()
-        scored = [score(trial, self._objectives) for trial in trials]
-        self._rows = len(trials)
-        self._ended = sum(trial.status.ended for trial in trials)
-        self._sampler.replay(scored)
-        self._pending.extend(trial for trial in trials if trial.status is TrialStatus.PENDING)
-        self._front = Front.of(self._objectives, scored)
-        self._adapters.sweep(trials, self._front.numbers)
-        self._on_event(
-            RunOpened(
-                record=self._store.record,
-                folder=str(self._artefacts.parent),
-                budget=self._store.budget(),
-                spent=spent,
-                resumed=bool(trials),
-                done=self._ended,
-                lost=len(lost),
-                workers=self._resources.workers,
-            )
-        )
+        try:
+            self._heartbeat.start()
+            self._go_on(len(lost))
+        except BaseException:
+            self.close()
+            raise
 
     def done(self) -> Done | None:
         """Why nothing more would start, where that is known without asking the sampler."""
@@ -189,20 +177,44 @@ class Campaign:
             with self._lock:
                 self._store.close_session()
 
+    def _go_on(self, lost: int) -> None:
+        with self._lock:
+            trials, self._budget = self._store.trials(), self._store.budget()
+        self._read_spent()
+        scored = [score(trial, self._objectives) for trial in trials]
+        self._rows = len(trials)
+        self._ended = sum(trial.status.ended for trial in trials)
+        self._sampler.replay(scored)
+        self._pending.extend(trial for trial in trials if trial.status is TrialStatus.PENDING)
+        self._front = Front.of(self._objectives, scored)
+        self._adapters.sweep(trials, self._front.numbers)
+        self._on_event(
+            RunOpened(
+                record=self._store.record,
+                folder=str(self._artefacts.parent),
+                budget=self._budget,
+                spent=self._spent,
+                resumed=bool(trials),
+                done=self._ended,
+                lost=lost,
+                workers=self._resources.workers,
+            )
+        )
+
     def _why_stop(self) -> str | None:
         """The sentence that says why nothing new may start, or None."""
         failing = self._failures.exceeded()
         if failing is not None:
             return failing
-        with self._lock:
-            budget, spent = self._store.budget(), self._store.spent()
         now = time.monotonic()
         held = sum(now - one.since for one in self._running.values()) * self._resources.gpus_per_worker
         charged = Spent(
-            trials=self._ended + len(self._running), seconds=spent.seconds, gpu_seconds=spent.gpu_seconds + held
+            trials=self._ended + len(self._running),
+            seconds=self._spent.seconds + now - self._spent_at,
+            gpu_seconds=self._spent.gpu_seconds + held,
         )
-        kind = budget.used_up_by(charged)
-        return None if kind is None else f"The budget's {_limit(budget, kind)} are used up."
+        kind = self._budget.used_up_by(charged)
+        return None if kind is None else f"The budget's {_limit(self._budget, kind)} are used up."
 
     def _waiting_trial(self) -> Trial | None:
         if self._pending:
@@ -260,9 +272,8 @@ class Campaign:
             self._failures.count(trial)
             self._sampler.tell(scored)
             self._keep(scored)
-        with self._lock:
-            spent = self._store.spent()
-        self._on_event(TrialEnded(trial, scored.values, self._front, spent))
+        self._read_spent()
+        self._on_event(TrialEnded(trial, scored.values, self._front, self._spent))
 
     def _keep(self, scored: ScoredTrial) -> None:
         before = self._front
@@ -273,9 +284,10 @@ class Campaign:
             left.append(scored.trial)
         self._adapters.drop(left)
 
-    def _read(self) -> tuple[list[Trial], Spent]:
+    def _read_spent(self) -> None:
         with self._lock:
-            return self._store.trials(), self._store.spent()
+            self._spent = self._store.spent()
+        self._spent_at = time.monotonic()
 
     def _beat(self) -> None:
         with self._lock:

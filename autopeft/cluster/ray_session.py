@@ -36,6 +36,12 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+_OWN_CLUSTER = {
+    # Open to nobody without a token; one in the environment leaves no file behind.
+    "RAY_AUTH_MODE": "token",
+    # Tune's actors have an environment of their own, so that workers started ahead of them would never be used.
+    "RAY_prestart_worker_first_driver": "0",
+}
 
 
 @contextmanager
@@ -72,8 +78,7 @@ def _set_environment(resources: Resources) -> None:
     os.environ.update(_QUIET)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.workers)
     if resources.ray_address is None:
-        # A cluster of our own is open to nobody without a token; one in the environment leaves no file behind.
-        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.update(_OWN_CLUSTER)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 

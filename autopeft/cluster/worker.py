@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
 import traceback
 from enum import StrEnum
 from typing import Any
@@ -19,6 +22,8 @@ from autopeft.plugins import locate
 
 GROWTH_BYTES = 1 << 30
 """So much more than after its first trial a worker may hold before it is replaced."""
+
+PARENT_CHECK_S = 0.5
 
 
 class Key(StrEnum):
@@ -47,6 +52,7 @@ class Worker(Trainable):
         self._evaluator: Evaluator | None = None
         self._attempt: Attempt | None = None
         self._memory = MemoryWatch()
+        _end_with_parent()
         self._recycle = False
         self._take(config)
 
@@ -83,6 +89,22 @@ class Worker(Trainable):
         self._reference = EvaluatorRef.model_validate_json(config[Key.EVALUATOR])
         self._task = EvaluationTask.model_validate_json(config[Key.TASK])
         self._attempt = None
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone.
+
+    Ray takes some seconds to notice that a driver was killed; by then the search gone on with could be training the
+    same candidate.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="autopeft-parent", daemon=True).start()
 
 
 class MemoryWatch:

@@ -23,7 +23,8 @@ class FakeEvaluator:
     """Accuracy and memory grow with the rank; `faults` maps a trial number (as text) to what goes wrong.
 
     Faults: `nan`, `inf`, `missing` (of accuracy; `nan:train_peak_bytes` and so on of another), `raise`, `oom`, `exit`,
-    `kill`, `kill-once` (the first attempt only), `sleep:SECONDS`, `recycle`, `no-outcome`.
+    `kill`, `kill-once` (the first attempt only), `sleep:SECONDS`, `stubborn` (sleeps through Ctrl-C), `recycle`,
+    `no-outcome`.
     """
 
     def __init__(self, faults: dict[str, str], delay_s: float, rungs: int, log: str | None) -> None:
@@ -123,6 +124,11 @@ def _fault(fault: str, task: EvaluationTask, measurements: Measurements) -> Outc
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "sleep":
         time.sleep(float(detail))
+    if kind == "stubborn":
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            time.sleep(600)
     return Outcome(status=TrialStatus.COMPLETE, measurements=measurements, recycle_worker=kind == "recycle")
 
 

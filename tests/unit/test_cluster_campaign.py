@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,13 @@ def test_a_trial_whose_worker_dies_every_time_ends_lost(tmp_path: Path) -> None:
 
 def test_budget_of_seconds_starts_nothing_new_and_lets_running_trials_finish(tmp_path: Path) -> None:
     store = store_of("10s")
+    store.clock = 9.9
     campaign = toy_campaign(store, tmp_path)
     campaign.open()
     task = begun(campaign)
-    store.clock = 10.5
+    time.sleep(0.15)
     assert campaign.next() == Wait()
+    store.clock = 10.1
     campaign.finish(task, complete(task))
     assert store.trials()[0].status is TrialStatus.COMPLETE
     assert campaign.next() == Done("The budget's 10s are used up.")
@@ -147,7 +150,7 @@ def test_budget_of_seconds_starts_nothing_new_and_lets_running_trials_finish(tmp
 
 def test_budget_of_gpu_seconds_is_charged_for_failures(tmp_path: Path) -> None:
     store = store_of("1gpu-h")
-    store.set_budget(Budget(gpu_seconds=4.0))
+    store.set_budget(Budget(gpu_seconds=3.9))
     campaign = toy_campaign(store, tmp_path, gpus=0.5)
     campaign.open()
     why = drive(campaign, lambda task: crash())
