@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs
-from autopeft.cli.tables import print_json
+from autopeft.cli.tables import output, print_json
 
 _STYLE = {"ok": "green", "warning": "yellow", "missing": "red"}
 
@@ -34,6 +33,6 @@ def command(
         for one in checks:
             text = escape(one.found) + (f"\n[bold]{escape(one.mend)}[/]" if one.mend else "")
             table.add_row(f"[{_STYLE[one.state.value]}]{one.state.value}[/]", one.name, text)
-        Console(highlight=False).print(table)
+        output().print(table)
     if any(one.state is State.MISSING for one in checks):
         raise typer.Exit(1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from autopeft.app.results import load_results, opened
 from autopeft.cli.options import DEFAULT_RUNS, Json, Objectives, RunName, Runs, StoreUrl, names_of
-from autopeft.cli.tables import front_table, print_json
+from autopeft.cli.tables import front_table, output, print_json
 from autopeft.export.tables import front_rows
 
 
@@ -23,7 +21,7 @@ def command(
     if json:
         print_json(front_rows(results))
         return
-    console = Console(highlight=False)
+    console = output()
     if not results.front.members:
         console.print("The front is empty: no trial has completed yet.")
         return

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from autopeft.app.folder import run_folders
 from autopeft.app.results import load_results, opened
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs, StoreUrl
-from autopeft.cli.tables import print_json
+from autopeft.cli.tables import output, print_json
 from autopeft.domain.errors import UserError
 
 
@@ -39,7 +38,7 @@ def command(runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = Fals
     if json:
         print_json(rows)
         return
-    console = Console(highlight=False)
+    console = output()
     if not rows:
         console.print(f"There are no runs in {runs}. Begin one: autopeft search", markup=False)
         return

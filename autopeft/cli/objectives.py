@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from autopeft import plugins
 from autopeft.app.objectives import load_objectives
 from autopeft.cli.options import Json
-from autopeft.cli.tables import print_json
+from autopeft.cli.tables import output, print_json
 
 
 def command(json: Json = False) -> None:
@@ -24,4 +23,4 @@ def command(json: Json = False) -> None:
         table.add_column(column)
     for one in found:
         table.add_row(one.name, one.direction.value, one.unit.value, one.summary)
-    Console(highlight=False).print(table)
+    output().print(table)

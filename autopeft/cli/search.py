@@ -14,7 +14,7 @@ from rich.markup import escape
 from autopeft.app.spec_file import anchored, make_spec, merged, read_spec
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs, StoreUrl
 from autopeft.cli.progress import progress_for
-from autopeft.cli.tables import front_table, print_json, seconds_text
+from autopeft.cli.tables import front_table, output, print_json, seconds_text
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import OnEvent
 from autopeft.domain.spec import SearchSpec
@@ -195,7 +195,7 @@ def run_and_show(run: Callable[[OnEvent], SearchResult], json: bool, quiet: bool
 
 
 def _show(result: SearchResult) -> None:
-    console = Console(highlight=False)
+    console = output()
     results = result.results
     task = results.record.task
     counts = ", ".join(f"{count} {status.value}" for status, count in results.counts().items())

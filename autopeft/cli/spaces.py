@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autopeft.cli.options import Json
-from autopeft.cli.tables import print_json
+from autopeft.cli.tables import output, print_json
 
 if TYPE_CHECKING:
     from autopeft.app.spaces import SpaceCard
@@ -28,7 +28,7 @@ def command(
     """List the search spaces, or describe one."""
     from autopeft.app.spaces import describe, listed
 
-    console = Console(highlight=False)
+    console = output()
     if name is not None:
         card = describe(name, model)
         if json:

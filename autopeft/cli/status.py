@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.markup import escape
 
 from autopeft.app.results import load_results, opened
 from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
-from autopeft.cli.tables import STATUS_STYLE, print_json, seconds_text
+from autopeft.cli.tables import STATUS_STYLE, output, print_json, seconds_text
 from autopeft.domain.trial import TrialStatus
 
 MAX_FAILURES = 5
@@ -32,7 +31,7 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
             }
         )
         return
-    console = Console(highlight=False)
+    console = output()
     console.print(f"[bold]{escape(name)}[/]  created {_when(results.record.created_at)}")
     counts = [f"[{STATUS_STYLE[status]}]{count} {status.value}[/]" for status, count in results.counts().items()]
     console.print("trials   " + (", ".join(counts) or "none yet"))

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autopeft.domain.layout import Role
 from autopeft.domain.objective import Direction, Objective, Unit
 from autopeft.domain.results import Front, ScoredTrial
 from autopeft.domain.trial import Trial, TrialStatus
@@ -24,6 +26,26 @@ STATUS_STYLE = {
     TrialStatus.LOST: "red",
     TrialStatus.CANCELLED: "dim",
 }
+
+
+_SHORT = {
+    Role.QUERY.value: "q",
+    Role.KEY.value: "k",
+    Role.VALUE.value: "v",
+    Role.QKV.value: "qkv",
+    Role.ATTENTION_OUTPUT.value: "o",
+    Role.FFN_IN.value: "in",
+    Role.FFN_GATE.value: "gate",
+    Role.FFN_OUT.value: "out",
+}
+PIPE_WIDTH = 200
+"""Columns where nobody looks at a terminal, so that no value is cut."""
+
+
+def output() -> Console:
+    """Standard output, for what a verb answers."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def print_json(value: Any) -> None:
@@ -81,14 +103,14 @@ def setting(value: Any) -> str:
 
 
 def candidate_text(trial: Trial) -> str:
-    """What a candidate is, in one line: `rslora r16 · attention.query,value · layers 3-5 · lr 0.0012`."""
+    """What a candidate is, in one line: `rslora r16 · q,v · layers 3-5 · lr 0.0012`."""
     parts = []
     for insertion in trial.candidate.insertions:
         settings = dict(insertion.settings)
         name = str(settings.pop("variant", insertion.method))
         rank = settings.pop("rank", None)
         parts.append(f"{name} r{rank}" if rank is not None else name)
-        parts.append("+".join(role.split(".")[0][:4] + "." + role.split(".")[-1] for role in insertion.modules))
+        parts.append(",".join(short for role, short in _SHORT.items() if role in insertion.modules))
         parts.append(f"layers {ranges(insertion.layers)}")
     if not parts:
         parts.append("head only")

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autopeft.cli.options import Json
-from autopeft.cli.tables import print_json, seconds_text
+from autopeft.cli.tables import output, print_json, seconds_text
 from autopeft.domain.events import Event, Notice, RungReached
 
 
@@ -55,7 +55,7 @@ def command(
             }
         )
     else:
-        console = Console(highlight=False)
+        console = output()
         if failure is not None:
             console.print(f"[red]{made.outcome.status.value}[/]: {escape(failure.text)}")
         else:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from autopeft.app.spec_file import make_spec, read_spec
 from autopeft.cli.options import Json
-from autopeft.cli.tables import bytes_text, print_json
+from autopeft.cli.tables import bytes_text, output, print_json
 
 
 def command(
@@ -40,7 +39,7 @@ def command(
     if json:
         print_json(facts)
         return
-    console = Console(highlight=False)
+    console = output()
     for key, value in facts.items():
         for line in value if isinstance(value, list) else [value]:
             console.print(f"{key:<11}{escape(str(line))}", soft_wrap=True)
