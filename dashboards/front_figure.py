@@ -134,7 +134,7 @@ def _cloud(points: Sequence[FrontPoint], axes: _Axes) -> go.Scatter | go.Scatter
         else "%{hovertext}<extra></extra>",
         mode="markers",
         name="Dominated",
-        marker={"size": 5 if many else 8, "color": OTHER, "opacity": 0.45 if many else 0.6},
+        marker={"size": 5 if many else 8, "color": OTHER, "opacity": 0.45 if many else 0.75},
     )
 
 

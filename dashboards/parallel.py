@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from autopeft.domain.candidate import Setting
 from autopeft.domain.objective import Objective
-from autopeft.domain.results import RunResults
+from autopeft.domain.results import RunResults, ScoredTrial
 
 from .importance import importance_record
 from .numbers import label, scale_of, setting, titled
@@ -21,6 +21,8 @@ from .style import GRID, MUTED, TEXT, Panel, View, sequence, styled
 GAP = "not used"
 """Tick of trials in which a conditional parameter does not exist."""
 _PARAMETERS = 12
+_LINES = 1000
+"""Dominated trials drawn at most; more are a blot, and a machine without a GPU needs seconds for them."""
 _LADDER = 8
 """Whole numbers with at most this many values are drawn as evenly spaced steps."""
 
@@ -46,11 +48,14 @@ class ParallelRecord:
     colours: tuple[float, ...]
     left_out: int
     """Parameters that vary but are not shown."""
+    complete: int
+    """Complete trials of the run, drawn or not."""
 
 
 def parallel_record(results: RunResults) -> ParallelRecord:
     """Axes of the parameters that vary, most important first where that is known, then of the objectives."""
-    scored = [one for one in results.trials if one.values is not None]
+    complete = [one for one in results.trials if one.values is not None]
+    scored = _sample(complete, results.front.numbers)
     rows = [one.trial.parameters for one in scored]
     names = list(dict.fromkeys(name for row in rows for name in row))
     varying = [name for name in names if len({repr(row.get(name)) for row in rows}) > 1]
@@ -68,7 +73,16 @@ def parallel_record(results: RunResults) -> ParallelRecord:
         columns=tuple(columns),
         colours=tuple(sign * (one.values or ())[quality] for one in scored),
         left_out=len(varying) - len(shown),
+        complete=len(complete),
     )
+
+
+def _sample(complete: Sequence[ScoredTrial], front: frozenset[int]) -> list[ScoredTrial]:
+    """All of the front and about every n-th of the rest, so that no more lines are drawn than can be told apart."""
+    others = [one for one in complete if one.trial.number not in front]
+    step = max(1, math.ceil(len(others) / _LINES))
+    kept = front | {one.trial.number for one in others[::step]}
+    return [one for one in complete if one.trial.number in kept]
 
 
 def parameter_column(name: str, values: Sequence[Setting | None]) -> Column:
@@ -168,6 +182,8 @@ def parallel_panel(results: RunResults) -> Panel:
         "One line per complete trial; the stronger its colour, the better its quality. Drag along an axis to keep only "
         "the lines that cross there; drag a label to move its axis."
     )
+    if record.complete > len(record.numbers):
+        caption += f" Drawn are the front and an even sample: {len(record.numbers):,} of {record.complete:,} trials."
     if record.left_out:
         caption += f" {record.left_out} less important parameters are left out."
     return Panel(

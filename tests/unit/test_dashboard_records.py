@@ -202,6 +202,15 @@ def test_parallel_axes_hold_every_complete_trial_within_their_range() -> None:
         assert (at, colour) == (pytest.approx(100 * values[0]), values[0])
 
 
+def test_parallel_lines_of_a_large_run_are_the_front_and_a_sample() -> None:
+    results = runs.results(2500, kinds=[TrialStatus.COMPLETE])
+    record = parallel_record(results)
+    assert record.complete == 2500
+    assert 500 < len(record.numbers) < 1200
+    assert results.front.numbers <= set(record.numbers)
+    assert list(record.numbers) == sorted(set(record.numbers))
+
+
 def test_a_wide_number_gets_a_log_axis_a_ladder_gets_even_steps() -> None:
     rate = parameter_column("rate", [1e-5, 1e-3, 1e-2])
     assert rate.positions == pytest.approx((-5, -3, -2))
