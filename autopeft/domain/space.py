@@ -121,5 +121,8 @@ class Space(Protocol):
         ...
 
     def size(self) -> int | None:
-        """How many different candidates there are, None where a parameter is continuous."""
+        """How many different settings of the parameters there are, None where one is continuous.
+
+        Candidates may be fewer, where several settings stand for one.
+        """
         ...

@@ -129,8 +129,8 @@ class SamplerContract:
             sampler.tell(history[-1])
         return history
 
-    def next_five(self, sampler, first):
-        return [(one.trial.parameters, one.trial.sampler_state) for one in self.run(sampler, 5, first)]
+    def upcoming(self, sampler, first, count):
+        return [(one.trial.parameters, one.trial.sampler_state) for one in self.run(sampler, count, first)]
 
     @pytest.mark.parametrize("space", [grid_180, conditional])
     def test_the_same_seed_proposes_the_same_and_another_seed_something_else(self, space):
@@ -150,7 +150,7 @@ class SamplerContract:
         history = self.run(live, self.history, status=plan.__getitem__)
         resumed = self.sampler(space())
         resumed.replay([stored(one) for one in history])
-        assert self.next_five(resumed, self.history) == self.next_five(live, self.history)
+        assert self.upcoming(resumed, self.history, 5) == self.upcoming(live, self.history, 5)
 
     def test_running_and_pending_trials_are_replayed_too(self):
         live, resumed = self.sampler(conditional()), self.sampler(conditional())
@@ -160,7 +160,7 @@ class SamplerContract:
             history.append(told(number, proposal, status))
             live.tell(history[-1])
         resumed.replay([stored(one) for one in history])
-        assert self.next_five(resumed, 14) == self.next_five(live, 14)
+        assert self.upcoming(resumed, 14, 2) == self.upcoming(live, 14, 2)
 
     def test_the_order_in_which_parallel_trials_end_does_not_matter(self):
         first, second = self.sampler(grid_180()), self.sampler(grid_180())
@@ -172,7 +172,7 @@ class SamplerContract:
             first.tell(one)
         for one in reversed(batch):
             second.tell(one)
-        assert self.next_five(first, 16) == self.next_five(second, 16)
+        assert self.upcoming(first, 16, 2) == self.upcoming(second, 16, 2)
 
     def test_no_candidate_comes_twice_in_120_of_180_points(self):
         history = self.run(self.sampler(grid_180(), startup=self.long_startup), 120)

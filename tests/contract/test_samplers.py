@@ -89,6 +89,7 @@ class TestRandom(SamplerContract):
         assert len(infeasible_trials("random", 0, 0.27)) > 20
 
 
+@pytest.mark.slow
 class TestGp(SamplerContract):
     name = "gp"
     startup = 11
