@@ -112,7 +112,7 @@ def extend(
         raise UserError(
             Problem(
                 "budget",
-                f"'+{more}' raises a limit ({', '.join(new)}) that run {name} does not have",
+                f"'{more}' raises a limit ({', '.join(new)}) that run {name} does not have",
                 f"what {spec.budget} names",
                 "To set a new budget, repeat the search command with it.",
             )

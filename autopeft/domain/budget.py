@@ -105,12 +105,12 @@ class Budget(BaseModel):
     def __str__(self) -> str:
         parts = []
         if self.trials is not None:
-            parts.append(f"{self.trials}trials")
+            parts.append(f"{self.trials} trial{'s' if self.trials != 1 else ''}")
         if self.seconds is not None:
             parts.append(duration(self.seconds))
         if self.gpu_seconds is not None:
             parts.append(f"{self.gpu_seconds / 3600:g}gpu-h")
-        return ",".join(parts)
+        return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:

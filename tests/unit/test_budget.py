@@ -39,7 +39,7 @@ def test_what_cannot_be_read_says_what_is_allowed(text):
 
 
 def test_a_budget_is_written_as_it_is_read():
-    for text in ("64trials", "2h", "64trials,90s,8gpu-h"):
+    for text in ("64 trials", "1 trial", "2h", "64 trials, 90s, 8gpu-h"):
         assert str(Budget.parse(text)) == text
 
 
