@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autopeft.evaluate.data.table import Split
 
-MEGA_BATCHES = 16
+MEGA_BATCHES = 64
 """Batches whose rows are sorted by length together: more pads less, fewer mixes rows more."""
 
 

@@ -23,7 +23,6 @@ from autopeft.evaluate.data.table import Table
 
 AREAS: dict[str, tuple[str, ...]] = {
     "asyncio": ("asyncio",),
-    "debugging": ("pdb", "bdb", "inspect", "traceback", "pydoc", "trace", "dis", "tracemalloc", "cgitb", "profile"),
     "files": (
         "tarfile", "zipfile", "shutil", "pathlib", "tempfile", "gzip", "bz2", "lzma", "_pyio", "filecmp", "fileinput",
         "glob", "os", "posixpath", "ntpath", "genericpath", "fnmatch", "stat", "dbm", "shelve",
@@ -88,7 +87,7 @@ def tables(sizes: Sizes = Sizes(), library: Path | None = None) -> dict[str, Tab
 def _tables(sizes: Sizes, library: Path) -> dict[str, Table]:
     rows: dict[str, list[_Paragraph]] = {"train": [], "validation": [], "test": []}
     by_area: dict[str, list[_Paragraph]] = defaultdict(list)
-    for paragraph in _distinct(_paragraphs(library, sizes)):
+    for paragraph in _distinct(library, sizes.shortest, sizes.longest):
         by_area[paragraph.area].append(paragraph)
     areas = 0
     for area in sorted(by_area):
@@ -129,18 +128,19 @@ def _split(paragraphs: Sequence[_Paragraph], sizes: Sizes) -> dict[str, list[_Pa
     return parts
 
 
-def _distinct(paragraphs: Iterator[_Paragraph]) -> list[_Paragraph]:
-    """The first of equal paragraphs; none where several areas say the same."""
+@cache
+def _distinct(library: Path, shortest: int, longest: int) -> tuple[_Paragraph, ...]:
+    """The first of paragraphs with equal words; none where several areas say the same."""
     first: dict[str, _Paragraph] = {}
     areas: dict[str, set[str]] = defaultdict(set)
-    for paragraph in paragraphs:
+    for paragraph in _paragraphs(library, shortest, longest):
         key = " ".join(_WORD.findall(paragraph.text.lower()))
         first.setdefault(key, paragraph)
         areas[key].add(paragraph.area)
-    return [paragraph for key, paragraph in first.items() if len(areas[key]) == 1]
+    return tuple(paragraph for key, paragraph in first.items() if len(areas[key]) == 1)
 
 
-def _paragraphs(library: Path, sizes: Sizes) -> Iterator[_Paragraph]:
+def _paragraphs(library: Path, shortest: int, longest: int) -> Iterator[_Paragraph]:
     masked = {piece.lower() for name in _giveaways() for piece in _PIECE.findall(name)}
     for area, modules in AREAS.items():
         for module in modules:
@@ -149,7 +149,7 @@ def _paragraphs(library: Path, sizes: Sizes) -> Iterator[_Paragraph]:
                 for owner, docstring in _docstrings(file):
                     for part in re.split(r"\n\s*\n", docstring):
                         text = " ".join(part.split())
-                        if not sizes.shortest <= len(text) <= sizes.longest or ">>>" in text:
+                        if not shortest <= len(text) <= longest or ">>>" in text:
                             continue
                         if len(_WORD.findall(text)) >= 6:  # shorter ones are signatures and headings
                             yield _Paragraph(area, f"{dotted}:{owner}", _mask(text, own))

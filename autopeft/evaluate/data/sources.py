@@ -112,13 +112,13 @@ def _from_hub(spec: DataSpec, mistakes: Mistakes) -> dict[str, Table | None]:
 def _hub_answers(source: str) -> bool:
     """Whether the hub says anything about this name; `datasets` alone would retry for half a minute."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     try:
         HfApi().dataset_info(source, timeout=HUB_TIMEOUT_S)
     except HfHubHTTPError:
         return True
-    except Exception:  # no answer; which HTTP client's errors these are changes with the hub's version
+    except (HTTPError, OSError):  # the client's errors, and offline mode, which is a ConnectionError
         return False
     return True
 
