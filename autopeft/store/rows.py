@@ -39,7 +39,10 @@ def from_text(text: str) -> Any:
 
 def model_from(model: type[_Model], text: str) -> _Model:
     """The model that `to_text` wrote."""
-    return model.model_validate(from_text(text))
+    if _TAG in text:
+        return model.model_validate(from_text(text))
+    # Several times as fast; a table has ten thousand of these.
+    return model.model_validate_json(text)
 
 
 def trial_from(row: Mapping[str, Any]) -> Trial:

@@ -93,7 +93,11 @@ class SqlStore:
 
 
 class SqlRunStore:
-    """The trial table of one run (`domain.ports.RunStore`); its methods may be called from any thread."""
+    """The trial table of one run (`domain.ports.RunStore`); its methods may be called from any thread.
+
+    What a person or a training run brought (a run, a budget, a result, a test score) outlives a power cut. A proposal
+    or a start outlives a kill; a power cut may undo it, and then it is proposed again, nothing being lost.
+    """
 
     def __init__(self, database: Database, run_id: int, record: RunRecord) -> None:
         self._database = database
@@ -139,7 +143,7 @@ class SqlRunStore:
         Raises:
             RunBusyError: where a live process, this one included, has the run.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             lock_run(connection, self._run_id)
             heard = last_heartbeat(connection, self._run_id)
             session = Session.open(self._database, connection, self._run_id)
@@ -172,7 +176,7 @@ class SqlRunStore:
             RuntimeError: where no session is open.
         """
         session = self._held()
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             lock_run(connection, self._run_id)
             session.touch(connection)
             return self._trials.add(connection, proposal, seed)
@@ -186,7 +190,7 @@ class SqlRunStore:
             RuntimeError: where no session is open.
         """
         session = self._held()
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             session.touch(connection)
             return self._trials.start(connection, number, worker)
 

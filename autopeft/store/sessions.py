@@ -102,7 +102,7 @@ class Session:
         """
         if time.monotonic() - self._beaten < BEAT_S:
             return
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             self.touch(connection)
 
     def touch(self, connection: Connection) -> None:

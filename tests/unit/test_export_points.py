@@ -1,0 +1,197 @@
+"""Exported points: the folder, its files, and what happens to what was there before."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from autopeft.domain.candidate import Candidate
+from autopeft.domain.errors import UserError
+from autopeft.domain.results import PICKS
+from autopeft.export.best import export_best
+from autopeft.export.points import export_point
+from autopeft.export.recipe import Recipe
+from tests.contract.run_samples import results_of, trial_of, write_artefact
+
+FILES = {
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "candidate.yaml",
+    "recipe.yaml",
+    "test_predictions.json",
+}
+
+
+@pytest.fixture
+def results():
+    return results_of()
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    return write_artefact(tmp_path / "artefacts" / "0001")
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_an_export_has_every_promised_file(results, artefact, tmp_path):
+    out = tmp_path / "deep" / "out"
+    assert export_point(results, results.front.members[1], artefact, out, "knee") == out
+    assert names(out) == FILES
+    for name in ("adapter_model.safetensors", "adapter_config.json", "test_predictions.json"):
+        assert (out / name).read_bytes() == (artefact / name).read_bytes()
+    assert names(out.parent) == {"out"}, "nothing temporary is left"
+
+
+def test_a_tokenizer_comes_along_and_unknown_files_do_not(results, artefact, tmp_path):
+    (artefact / "tokenizer.json").write_text("{}")
+    (artefact / "optimizer.bin").write_text("x")
+    out = export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    assert names(out) == FILES | {"tokenizer.json"}
+
+
+def test_the_candidate_file_says_what_was_trained_and_measured(results, artefact, tmp_path):
+    scored = results.front.members[1]
+    out = export_point(results, scored, artefact, tmp_path / "out", "knee")
+    found = yaml.safe_load((out / "candidate.yaml").read_text())
+    assert Candidate.model_validate(found["candidate"]).digest == scored.trial.digest == found["digest"]
+    assert found["parameters"] == scored.trial.parameters
+    assert found["objectives"] == {"accuracy": 0.7, "train_peak_bytes": 1100.0}
+    assert (found["trial"], found["pick"], found["test"]["accuracy"]) == (1, "knee", 0.69)
+    assert found["measurements"] == json.loads(scored.trial.measurements.model_dump_json())
+
+
+def test_the_recipe_file_is_the_trial_s(results, artefact, tmp_path):
+    scored = results.front.members[1]
+    out = export_point(results, scored, artefact, tmp_path / "out", "knee")
+    assert Recipe.load(out / "recipe.yaml") == Recipe.of(results.record, scored.trial)
+
+
+def test_the_card_loads_and_says_the_numbers(results, artefact, tmp_path):
+    (artefact / "adapter_config.json").write_text('{"base_model_name_or_path": "some-org/some-model"}')
+    out = export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    card = ModelCard.load(out / "README.md")
+    assert card.data.base_model == "some-org/some-model"
+    assert card.data.library_name == "peft"
+    assert {"autopeft", "lora"} <= set(card.data.tags)
+    scores = {(one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert scores[("validation", "accuracy")] == 0.7
+    assert scores[("test", "accuracy")] == 0.69
+    text = card.text
+    assert "1,100 bytes) (tracked)" in text, "memory comes with its source"
+    assert "128" in text
+    assert "0123456789abcdef" in text, "the data's fingerprint"
+    assert "0.21.2" in text, "versions"
+    assert re.search(r"among 4 trained configurations by their scores on the validation set", text)
+    assert "The test set was scored once" in text
+
+
+def test_the_card_of_an_unscored_point_claims_no_test(artefact, tmp_path):
+    results = results_of([trial_of(0)])
+    text = (export_point(results, results.trials[0], artefact, tmp_path / "out", "knee") / "README.md").read_text()
+    assert "No test set was scored" in text
+    assert "test accuracy" not in text
+
+
+def test_the_card_s_code_is_six_lines_of_python_that_name_model_and_labels(results, artefact, tmp_path):
+    out = export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL).group(1)
+    assert len(code.splitlines()) == 6
+    ast.parse(code)
+    assert "'models/tiny', num_labels=2" in code
+    assert "['mail', 'web']" in code
+
+
+def test_a_second_export_takes_the_place_of_the_first(results, artefact, tmp_path):
+    out = export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    other = write_artefact(tmp_path / "artefacts" / "0002")
+    (other / "test_predictions.json").unlink()
+    export_point(results, results.front.members[2], other, out, "most-accurate")
+    assert names(out) == FILES - {"test_predictions.json"}
+    assert yaml.safe_load((out / "candidate.yaml").read_text())["trial"] == 2
+    assert names(tmp_path) == {"out", "artefacts"}
+
+
+def test_an_empty_folder_is_filled(results, artefact, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert names(export_point(results, results.front.members[0], artefact, tmp_path / "out", "knee")) == FILES
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_files_of_somebody_else_are_never_overwritten(results, artefact, tmp_path, earlier):
+    out = tmp_path / "out"
+    if earlier:
+        export_point(results, results.front.members[1], artefact, out, "knee")
+    out.mkdir(exist_ok=True)
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        export_point(results, results.front.members[2], artefact, out, "knee")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_model_folder_is_not_taken_for_an_export(results, artefact, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("my own project")
+    with pytest.raises(UserError, match=r"README\.md"):
+        export_point(results, results.front.members[1], artefact, out, "knee")
+
+
+def test_a_file_in_the_way_is_named(results, artefact, tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(UserError, match="is not a folder"):
+        export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    with pytest.raises(UserError, match="cannot be written"):
+        export_point(results, results.front.members[1], artefact, tmp_path / "out" / "below", "knee")
+
+
+def test_a_removed_adapter_leaves_its_recipe_and_the_command_that_trains_it(results, tmp_path):
+    dominated = results.trials[3]
+    with pytest.raises(UserError, match="autopeft train") as error:
+        export_point(results, dominated, tmp_path / "gone", tmp_path / "out", "3")
+    recipe = tmp_path / "out-recipe.yaml"
+    assert str(recipe) in str(error.value)
+    assert Recipe.load(recipe).candidate == dominated.trial.candidate
+    assert not (tmp_path / "out").exists()
+
+
+def test_best_has_the_three_points(results, tmp_path):
+    folders = {number: write_artefact(tmp_path / "artefacts" / str(number)) for number in range(3)}
+    exported = export_best(results, folders.__getitem__, tmp_path / "best")
+    assert exported == {pick: tmp_path / "best" / pick for pick in PICKS}
+    trials = {
+        pick: yaml.safe_load((folder / "candidate.yaml").read_text())["trial"] for pick, folder in exported.items()
+    }
+    assert trials == {"knee": 1, "most-accurate": 2, "smallest": 0}
+    assert (exported["knee"] / "adapter_model.safetensors").read_bytes() == b"weights of 1"
+
+
+def test_an_empty_front_exports_nothing(tmp_path):
+    assert export_best(results_of([]), lambda number: tmp_path, tmp_path / "best") == {}
+    assert not (tmp_path / "best").exists()
+
+
+def test_no_path_of_the_machine_is_written(results, artefact, tmp_path):
+    out = export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    for path in out.iterdir():
+        if path.suffix in (".md", ".yaml", ".json"):
+            assert str(tmp_path) not in path.read_text()
+            assert not re.search(r"/(home|root|usr|tmp|venv)/", path.read_text())
+
+
+def test_exporting_needs_no_torch():
+    code = (
+        "import sys, autopeft.export.best, autopeft.export.tables, autopeft.export.recipe; "
+        "print(sorted({'torch', 'transformers', 'peft', 'ray', 'optuna', 'sqlalchemy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
