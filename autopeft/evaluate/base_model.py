@@ -80,7 +80,6 @@ def _load(spec: ModelSpec, task: TaskInfo, seed: int, device: str | torch.device
     _set_padding(model, tokenizer, spec)
     # The adapter's config copies this name; a folder of this machine would mean nothing elsewhere.
     model.name_or_path = model.config._name_or_path = source.name
-    model.config.use_cache = False
     new = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
     if not on_meta:
         model.to(device)

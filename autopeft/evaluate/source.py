@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HTTPError,
+    HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP client this version uses
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,

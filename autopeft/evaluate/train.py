@@ -92,6 +92,8 @@ class Training:
         dtype: torch.dtype,
     ) -> None:
         """`batches` holds `gradient_accumulation` batches per step, in the order of training."""
+        # A decoder's cache of keys and values serves generation only; training would keep it for nothing.
+        model.config.use_cache = False
         self._model = model
         self._batches = batches
         self._spec = spec

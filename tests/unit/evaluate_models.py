@@ -97,13 +97,14 @@ def save_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
 
 
 def write_rows(path: Path, rows: int, seed: int) -> Path:
-    """A JSONL file of sentences of 3 to 12 words whose one telling word decides the label."""
+    """A JSONL file of sentences of 4 to 12 words, half of them good or bad, which is the label."""
     draw = random.Random(seed)
     lines = []
     for _ in range(rows):
         label = draw.random() < 0.5
-        words = [draw.choice(NEUTRAL) for _ in range(draw.randint(2, 11))]
-        words.insert(draw.randrange(len(words) + 1), draw.choice(GOOD if label else BAD))
+        half = draw.randint(2, 6)
+        words = [draw.choice(NEUTRAL) for _ in range(half)] + [draw.choice(GOOD if label else BAD) for _ in range(half)]
+        draw.shuffle(words)
         lines.append(json.dumps({"text": " ".join(words), "label": "good" if label else "bad"}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
