@@ -298,20 +298,32 @@ def _lines(figure: go.Figure, record: FrontRecord, axes: _Axes) -> None:
 
 
 def _names(figure: go.Figure, members: Sequence[FrontPoint], axes: _Axes) -> None:
-    """Names of the recommended points on the empty side of the front; the knee's beside it, to keep clear of others."""
-    for point in members:
+    """Names of the recommended points on the empty side of the front; the knee's beside it, to keep clear of others.
+
+    A name that would cover another one, on a plot as small as a phone's, moves up.
+    """
+    wide, tall = 270.0, 330.0
+    taken: list[tuple[float, float, float]] = []
+    for point in sorted(members, key=lambda member: member.y):
         if not point.picks:
             continue
-        across = point.x * axes.x.factor
+        across, up = point.x * axes.x.factor, point.y * axes.y.factor
+        text = " · ".join(pick.replace("-", " ") for pick in point.picks)
         left, beside = axes.across.share(across) < 0.3, point.picks == ("knee",)
+        shift = 20 if left or not beside else 2
+        start = wide * axes.across.share(across) - (6 if left else 7 * len(text))
+        end, height = start + 7 * len(text), tall * axes.up.share(up) + shift
+        while any(start < other_end and other < end and abs(height - at) < 17 for other, other_end, at in taken):
+            height, shift = height + 17, shift + 17
+        taken.append((start, end, height))
         figure.add_annotation(
             x=axes.across.place(across),
-            y=axes.up.place(point.y * axes.y.factor),
-            text=" · ".join(pick.replace("-", " ") for pick in point.picks),
+            y=axes.up.place(up),
+            text=text,
             showarrow=False,
             xanchor="left" if left else "right",
             xshift=-6 if left else -10 if beside else 6,
-            yshift=20 if left or not beside else 2,
+            yshift=shift,
             font={"size": 12, "color": TEXT},
         )
 
