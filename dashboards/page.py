@@ -30,7 +30,7 @@ _PANELS = (front_panel, history_panel, importance_panel, layers_panel, parallel_
 def render(results: RunResults, notes: Sequence[str] = ()) -> str:
     """The whole page as text, to be written as UTF-8.
 
-    `notes` are sentences shown below the headline. Only the three scripts of this project and Plotly run in it: the
+    `notes` are sentences shown below the headline. Only two scripts run in it, Plotly's and the page's own: the
     policy in its head names their hashes, and allows no connection, frame, form or foreign image.
     """
     header = header_record(results)
