@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -73,7 +74,7 @@ def _load(spec: ModelSpec, task: TaskInfo, seed: int, device: str | torch.device
                 trust_remote_code=spec.trust_remote_code,
                 **({"device_map": "meta"} if on_meta else {}),
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(
             Problem("model", f"'{spec.source}' cannot be loaded: {_first_line(error)}", "", "Check its files.")
         ) from error

@@ -29,6 +29,7 @@ _SIZES = {
     "num_attention_heads": 4,
     "intermediate_size": 24,
     "max_position_embeddings": 64,
+    "initializer_range": 0.2,  # at the usual 0.02 so narrow a model says the same of every text
 }
 _GPT = {"vocab_size": len(WORDS), "n_embd": 16, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
 _DISTIL = {"vocab_size": len(WORDS), "dim": 16, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 24}
@@ -62,10 +63,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name of the configuration class and its arguments, by model type."""
 
 
-def config_of(kind: str) -> Any:
-    """The configuration of a model of `LAYERS` layers, 16 wide, for two classes."""
+def config_of(kind: str, **changes: Any) -> Any:
+    """The configuration of a model of `LAYERS` layers, 16 wide where `changes` say nothing else, for two classes."""
     name, arguments = CONFIGS[kind]
-    return getattr(transformers, name)(**arguments, num_labels=2)
+    return getattr(transformers, name)(**{**arguments, **changes}, num_labels=2)
 
 
 def classifier_of(kind: str, seed: int = 0) -> Any:
@@ -77,10 +78,10 @@ def classifier_of(kind: str, seed: int = 0) -> Any:
     return model
 
 
-def save_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
+def save_model(folder: Path, kind: str = "bert", seed: int = 0, **changes: Any) -> Path:
     """Write a model without head and its tokenizer, as a checkpoint from the hub would be."""
     torch.manual_seed(seed)
-    AutoModel.from_config(config_of(kind)).save_pretrained(folder)
+    AutoModel.from_config(config_of(kind, **changes)).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
