@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from autopeft.domain.ports import Resources
 
 OBJECT_STORE_BYTES = 80 << 20
 """Ray asks for at least 75 MiB; nothing large travels."""
+
+CONNECT_S = 5.0
 
 _PREFIX = "autopeft-"
 _LONGEST_FOLDER = 16
@@ -52,6 +55,8 @@ def ray_session(resources: Resources) -> Iterator[Path]:
         UserError: where the cluster cannot be reached or has no room for one worker.
     """
     _set_environment(resources)
+    if resources.ray_address is not None:
+        _check_address(resources.ray_address)
     # Ray reads its environment when it is imported.
     import ray
     import ray._private.worker
@@ -63,7 +68,7 @@ def ray_session(resources: Resources) -> Iterator[Path]:
         try:
             ray.init(**_options(resources, scratch))
         except ConnectionError as error:
-            raise _unreachable(resources, error) from error
+            raise _unreachable(str(resources.ray_address), error) from error
         try:
             _silence()
             _check_room(resources, ray.nodes())
@@ -105,11 +110,35 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _unreachable(resources: Resources, error: Exception) -> UserError:
+def _check_address(address: str) -> None:
+    """Ray itself would try for minutes, and print about it.
+
+    Raises:
+        UserError: where nothing listens at `host:port`, or the address is one of Ray Client, whose driver runs on the
+            cluster, away from the run folder.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise UserError(
+            Problem(
+                "resources.ray_address",
+                f"'{address}' is an address of Ray Client",
+                "'auto', or host:port of a running cluster",
+                "Run the search on a machine of the cluster, with --ray-address auto.",
+            )
+        )
+    if port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> UserError:
     return UserError(
         Problem(
             "resources.ray_address",
-            f"no Ray cluster answers at '{resources.ray_address}': {str(error).splitlines()[0]}",
+            f"no Ray cluster answers at '{address}': {(str(error).splitlines() or [''])[0]}",
             "'auto', or host:port of a running cluster",
             "Start one with `ray start --head`, or leave the address out.",
         )
