@@ -137,7 +137,7 @@ def test_the_report_is_one_file_that_needs_no_network(runs):
 @pytest.mark.parametrize("point", ["knee", "most-accurate", "smallest"])
 def test_an_exported_adapter_predicts_with_plain_peft_in_a_new_process_what_the_search_measured(runs, data, point):
     from autopeft.domain.spec import ModelSpec
-    from autopeft.evaluate.source import locate
+    from autopeft.evaluate.source import source_of
 
     folder = runs / "first" / "best" / point
     assert {path.name for path in folder.iterdir()} >= {
@@ -147,7 +147,7 @@ def test_an_exported_adapter_predicts_with_plain_peft_in_a_new_process_what_the_
         "recipe.yaml",
         "README.md",
     }
-    base = locate(ModelSpec()).folder
+    base = source_of(ModelSpec()).folder
     arguments = [str(folder), str(base), str(data / "test.jsonl"), json.dumps(["bad", "good"])]
     done = subprocess.run([sys.executable, "-c", RELOAD, *arguments], capture_output=True, text=True, check=True)
     predicted = json.loads(done.stdout.splitlines()[-1])
