@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +15,22 @@ from autopeft.cli.tables import print_json
 
 def command(
     name: RunName,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.", metavar="DIR")],
     pick: Annotated[
         str,
         typer.Option(
             "--pick", metavar="PICK", help='knee, most-accurate, smallest, "train_peak_bytes<=2GiB" or a trial number.'
         ),
     ] = "knee",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; default: NAME-PICK here.", metavar="DIR")
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
     store: StoreUrl = None,
     json: Json = False,
 ) -> None:
     """Export a trained adapter with its recipe and model card."""
     with opened(name, runs, store) as run:
-        path = export(run, pick, out)
+        path = export(run, pick, out or Path(re.sub(r"[^\w.-]+", "_", f"{name}-{pick}")))
     if json:
         print_json({"pick": pick, "folder": str(path)})
     else:
