@@ -36,12 +36,7 @@ class Opened:
 
     def artefact(self, trial: Trial) -> Path:
         """Folder of the trial's adapter."""
-        return artefact_dir(self.folder.artefacts, trial)
-
-
-def artefact_dir(artefacts: Path, trial: Trial) -> Path:
-    """Where a trial's adapter lies."""
-    return artefacts / f"{trial.number:04d}-{trial.digest}"
+        return self.folder.artefacts / trial.artefact_name
 
 
 @contextmanager

@@ -9,11 +9,6 @@ from pathlib import Path
 from autopeft.domain.trial import Trial
 
 
-def artefact_name(number: int, digest: str) -> str:
-    """Name of the folder that holds a trial's adapter: `0007-0123456789abcdef`."""
-    return f"{number:04d}-{digest}"
-
-
 class KeptAdapters:
     """The artefact folders of a run; those of ended trials that are not on the front are deleted."""
 
@@ -23,7 +18,7 @@ class KeptAdapters:
 
     def folder(self, trial: Trial) -> Path:
         """Absolute path of the trial's folder; it need not exist."""
-        return self._root.absolute() / artefact_name(trial.number, trial.digest)
+        return self._root.absolute() / trial.artefact_name
 
     def drop(self, trials: Iterable[Trial]) -> None:
         """Delete the folders of these ended trials, unless all are kept."""

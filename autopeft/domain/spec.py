@@ -129,7 +129,7 @@ class ResourceSpec(_Part):
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """May be a fraction: several trials then share a GPU."""
     ray_address: str | None = None
-    """A running cluster (`auto`, `ray://host:port`); `None` starts one on this machine."""
+    """A running cluster that this machine is part of (`auto`, `host:port`); `None` starts one here."""
 
 
 class SearchSpec(_Part):

@@ -107,3 +107,8 @@ class Trial(BaseModel):
     def digest(self) -> str:
         """The candidate's identity."""
         return self.candidate.digest
+
+    @property
+    def artefact_name(self) -> str:
+        """Name of the folder that holds its adapter: `0007-0123456789abcdef`."""
+        return f"{self.number:04d}-{self.digest}"

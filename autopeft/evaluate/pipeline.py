@@ -15,7 +15,7 @@ from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.measurements import Rung
 from autopeft.domain.ports import Evaluation, EvaluationTask
 from autopeft.domain.spec import SearchSpec
-from autopeft.domain.trial import Outcome
+from autopeft.domain.trial import Outcome, TrialStatus
 from autopeft.evaluate.artefact import PREDICTIONS, load_adapter
 from autopeft.evaluate.base_model import load_base_model
 from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, tokenised, train_batches
@@ -28,8 +28,8 @@ from autopeft.evaluate.quality import metrics, predictions
 from autopeft.evaluate.train import predict
 from autopeft.evaluate.trial_run import Bench, TrialRun
 
-_LEAK_BYTES = 1 << 20
-"""Bytes that a trial may leave on the device (library workspaces) without its worker being replaced."""
+_LEAK_BYTES = 64 << 20
+"""Device memory that a trial may leave behind (library workspaces grow on demand) before its worker is replaced."""
 
 
 def open_evaluator(spec: Mapping[str, Any], threads: int = 1, device: str = "auto") -> TorchEvaluator:
@@ -72,7 +72,7 @@ class TorchEvaluator:
         )
         self._test = cut("test") if "test" in data.splits else None
         self._device = device
-        self._resting_bytes = self._allocated()
+        self._resting_bytes: int | None = None
 
     def evaluate(self, tasks: Sequence[EvaluationTask]) -> Evaluation:
         """Train these tasks one after another; see `autopeft.domain.ports.Evaluator`."""
@@ -122,7 +122,7 @@ class TorchEvaluator:
             error.__traceback__ = None
         self._release()
         differences = self._bench.untouched.differences()
-        leaked = self._allocated() - self._resting_bytes > _LEAK_BYTES
+        leaked = self._leaked(outcome)
         return outcome.model_copy(
             update={
                 "seconds": time.perf_counter() - started,
@@ -135,5 +135,13 @@ class TorchEvaluator:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _allocated(self) -> int:
-        return torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else 0
+    def _leaked(self, outcome: Outcome) -> bool:
+        """Whether more of the device stays taken than after the first trial, which made the libraries' workspaces."""
+        if self._device.type != "cuda":
+            return False
+        allocated = torch.cuda.memory_allocated(self._device)
+        if self._resting_bytes is None:
+            if outcome.status is TrialStatus.COMPLETE:
+                self._resting_bytes = allocated
+            return False
+        return allocated - self._resting_bytes > _LEAK_BYTES

@@ -69,7 +69,9 @@ def _tpe(seed: int, startup_trials: int | None) -> BaseSampler:
 
 
 def _gp(seed: int, startup_trials: int | None) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup_trials or _STARTUP, warn_independent_sampling=False)
+    return optuna.samplers.GPSampler(
+        seed=seed, n_startup_trials=startup_trials or _STARTUP, warn_independent_sampling=False
+    )
 
 
 def _nsga2(seed: int, startup_trials: int | None) -> BaseSampler:
