@@ -66,7 +66,7 @@ def run(evaluator: TorchEvaluator, folder: Path, number: int, **changes: Any) ->
 @pytest.mark.parametrize("variant", ["lora", "dora", "pissa"])
 def test_peaks_are_the_allocators_and_the_model_is_restored(tmp_path: Path, variant: str) -> None:
     evaluator = opened(tmp_path)
-    ballast = torch.zeros(1 << 24, device="cuda")  # a peak before the trial is no part of it
+    ballast = torch.zeros(1 << 28, device="cuda")  # a peak before the trial is no part of it
     del ballast
     outcome = run(evaluator, tmp_path, 0, variant=variant)
     assert outcome.status is TrialStatus.COMPLETE, outcome.failure
@@ -77,7 +77,7 @@ def test_peaks_are_the_allocators_and_the_model_is_restored(tmp_path: Path, vari
         assert peak.source is MemorySource.CUDA_ALLOCATOR
         assert peak.reserved_bytes is not None
         assert evaluator._bench.layout.weights_bytes < peak.live_bytes <= peak.reserved_bytes
-        assert peak.live_bytes < 1 << 26
+        assert peak.live_bytes < 1 << 29
     assert found.dtype == "float32, bfloat16 autocast"
     assert found.device == torch.cuda.get_device_name()
     assert not outcome.recycle_worker
@@ -125,6 +125,7 @@ def training_peak(device: str, layers: tuple[int, ...]) -> int:
 
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (3,)])
 def test_the_tracker_agrees_with_the_allocator_within_a_few_percent(layers: tuple[int, ...]) -> None:
+    training_peak("cuda", layers)  # makes the workspaces of the matrix library, which the tracker cannot see
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     allocated = training_peak("cuda", layers) - before

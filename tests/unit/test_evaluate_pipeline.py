@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +12,16 @@ import peft
 import pytest
 import torch
 from scipy.stats import spearmanr
-from transformers import AutoModelForSequenceClassification
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import UserError
-from autopeft.domain.measurements import MemorySource, Rung
-from autopeft.domain.ports import EvaluationTask
-from autopeft.domain.spec import SearchSpec
+from autopeft.domain.measurements import MemorySource
 from autopeft.domain.trial import FailureReason, Outcome, TrialStatus
 from autopeft.evaluate import trial_run
 from autopeft.evaluate.data.batches import plan
-from autopeft.evaluate.methods.lora import VARIANTS
-from autopeft.evaluate.pipeline import TorchEvaluator, open_evaluator
-from tests.unit.evaluate_models import candidate_of, save_model, write_data
-
-STEPS = 24
-
-
-def spec_of(folder: Path, kind: str = "bert", **changes: Any) -> SearchSpec:
-    if not (folder / kind).exists():
-        save_model(folder / kind, kind)
-    training = {"steps": STEPS, "batch_size": 8, "rungs": (0.5, 1.0), **changes.pop("training", {})}
-    data = {**write_data(folder / "data"), **changes.pop("data", {})}
-    return SearchSpec.model_validate(
-        {"model": str(folder / kind), "data": data, "training": training, "seed": 7, **changes}
-    )
-
-
-def opened(spec: SearchSpec) -> TorchEvaluator:
-    return open_evaluator(spec.model_dump(mode="json"), threads=1, device="cpu")
+from autopeft.evaluate.pipeline import TorchEvaluator
+from tests.unit.evaluate_models import write_data
+from tests.unit.evaluate_trials import STEPS, opened, run, spec_of, task_of
 
 
 @pytest.fixture(scope="module")
@@ -57,31 +38,6 @@ def shared(folder: Path) -> Iterator[TorchEvaluator]:
     evaluator.close()
 
 
-def task_of(evaluator: TorchEvaluator, folder: Path, number: int = 0, seed: int = 11, **changes: Any) -> EvaluationTask:
-    rate = changes.pop("learning_rate", 5e-3)
-    candidate = candidate_of(evaluator._bench.layout, **{"dropout": 0.1, **changes})
-    return EvaluationTask(
-        number=number,
-        attempt=0,
-        seed=seed,
-        candidate=candidate.model_copy(update={"learning_rate": rate}),
-        artefact_dir=str(folder / f"artefact-{number}"),
-    )
-
-
-def run(
-    evaluator: TorchEvaluator, task: EvaluationTask, stop: Callable[[Rung], bool] = lambda _: False
-) -> tuple[Outcome, list[Rung]]:
-    evaluation, rungs = evaluator.evaluate([task]), []
-    try:
-        reached = next(evaluation)
-        while True:
-            rungs.append(reached[task.number])
-            reached = evaluation.send(frozenset({task.number}) if stop(rungs[-1]) else frozenset())
-    except StopIteration as end:
-        return end.value[task.number], rungs
-
-
 def comparable(outcome: Outcome) -> dict[str, Any]:
     """What must repeat: everything but clocks."""
     assert outcome.measurements is not None
@@ -90,68 +46,6 @@ def comparable(outcome: Outcome) -> dict[str, Any]:
         del found[key]
     found["rungs"] = [{**rung, "train_s": 0} for rung in found["rungs"]]
     return found
-
-
-def plain_losses(
-    evaluator: TorchEvaluator, task: EvaluationTask, spec: SearchSpec, config: peft.LoraConfig
-) -> list[float]:
-    """The reference: a plain torch and peft loop on a fresh model."""
-    torch.manual_seed(spec.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(spec.model.source, num_labels=2)
-    model.config.pad_token_id, model.config.use_cache = 0, False
-    torch.manual_seed(task.seed)
-    model = peft.get_peft_model(model, config)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=task.candidate.learning_rate,
-        weight_decay=spec.training.weight_decay,
-    )
-    steps, accumulation = STEPS, spec.training.gradient_accumulation
-    warm = math.ceil(spec.training.warmup * steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: step / max(1, warm) if step < warm else (steps - step) / (steps - warm)
-    )
-    model.train()
-    losses, batches = [], plan(evaluator._bench.train, steps * accumulation, task.seed)
-    for _ in range(20):
-        total = 0.0
-        for _ in range(accumulation):
-            batch = next(batches)
-            loss = model(**batch.inputs, labels=batch.labels).loss / accumulation
-            loss.backward()
-            total += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.training.clip_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(total)
-    return losses
-
-
-@pytest.mark.parametrize(
-    ("kind", "variant", "accumulation"),
-    [*(("bert", variant, 1) for variant in VARIANTS), ("llama", "lora", 1), ("llama", "dora", 2), ("gpt2", "pissa", 1)],
-)
-def test_the_first_20_losses_are_those_of_a_plain_loop(
-    folder: Path, tmp_path: Path, kind: str, variant: str, accumulation: int
-) -> None:
-    spec = spec_of(folder, kind, training={"gradient_accumulation": accumulation})
-    evaluator = opened(spec)
-    task = task_of(evaluator, tmp_path, variant=variant, layers=(1, 2))
-    insertion, layout = task.candidate.insertions[0], evaluator._bench.layout
-    config = peft.LoraConfig(
-        task_type="SEQ_CLS",
-        target_modules=list(layout.paths(insertion.layers, insertion.modules)),
-        r=4,
-        lora_alpha=8,
-        lora_dropout=0.1,
-        use_rslora=variant == "rslora",
-        use_dora=variant == "dora",
-        init_lora_weights="pissa" if variant == "pissa" else True,
-    )
-    outcome, _ = run(evaluator, task)
-    assert outcome.measurements is not None
-    assert list(outcome.measurements.first_losses) == plain_losses(evaluator, task, spec, config)
 
 
 def test_a_trial_reports_its_rungs_and_measures_everything(shared: TorchEvaluator, tmp_path: Path) -> None:
