@@ -23,7 +23,7 @@ from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import ModelSpec
 from autopeft.evaluate.base_model import load_base_model
 from autopeft.evaluate.data import python_docs
-from autopeft.evaluate.data.batches import Batch, evaluation_batches, plan_epochs, tokenised, train_batches
+from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, plan, tokenised, train_batches
 from autopeft.evaluate.data.table import Split
 from autopeft.evaluate.quality import metrics
 
@@ -109,14 +109,15 @@ def trained(recipe: Recipe, splits: dict[str, Split], task: TaskInfo) -> str:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("classifier"))
     rows = {name: tokenised(split, base.tokenizer, MAX_TOKENS) for name, split in splits.items()}
-    batches = train_batches(rows["train"], recipe.batch_size, seed=0)
+    pad = Padding.of(base.tokenizer)
+    batches = train_batches(rows["train"], recipe.batch_size, seed=0, pad=pad)
     steps = max(1, round(recipe.epochs * len(batches)))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.01)
     schedule = get_scheduler("linear", optimizer, round(0.06 * steps), steps)
     model.train()
     wall, cpu = time.perf_counter(), time.process_time()
-    for batch in plan_epochs(batches, steps, seed=0):
+    for batch in plan(batches, steps, seed=0):
         model(**batch.inputs, labels=batch.labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -125,7 +126,7 @@ def trained(recipe: Recipe, splits: dict[str, Split], task: TaskInfo) -> str:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     evaluated = time.process_time()
     found = {
-        name: scored(model, task, evaluation_batches(rows[name], recipe.batch_size))["accuracy"]
+        name: scored(model, task, evaluation_batches(rows[name], recipe.batch_size, pad))["accuracy"]
         for name in ("validation", "test")
     }
     evaluated = time.process_time() - evaluated

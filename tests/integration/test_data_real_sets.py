@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autopeft.domain.spec import DataSpec
-from autopeft.evaluate.data.batches import evaluation_batches, tokenised, train_batches
+from autopeft.evaluate.data.batches import Padding, evaluation_batches, tokenised, train_batches
 from autopeft.evaluate.data.load import load_data
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data"
@@ -45,10 +45,11 @@ def test_a_published_set_is_batched_with_little_padding(name: str) -> None:
 
     folder = next(Path(package.__file__).parent.rglob("tokenizer.json")).parent
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    pad = Padding.of(tokenizer)
     data = load_data(DataSpec(source=str(FOLDER / name)), seed=0)
     for split, cut in (
-        ("train", lambda rows: train_batches(rows, 32, 0)),
-        ("validation", lambda rows: evaluation_batches(rows, 32)),
+        ("train", lambda rows: train_batches(rows, 32, 0, pad)),
+        ("validation", lambda rows: evaluation_batches(rows, 32, pad)),
     ):
         rows = tokenised(data.splits[split], tokenizer, 128)
         assert max(map(len, rows.token_ids)) <= 128

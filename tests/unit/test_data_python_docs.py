@@ -124,7 +124,8 @@ def library(folder: Path, modules: dict[str, int]) -> Path:
     for module, count in modules.items():
         file = folder / f"{module}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
-        words = (f"Return the {module} value that we once called {word(i)} of all these." for i in range(count))
+        unmasked = module.replace("/", "")
+        words = (f"Return the {unmasked} value that we once called {word(i)} of all these." for i in range(count))
         file.write_text("".join(f'def f{i}():\n    """{text}"""\n' for i, text in enumerate(words)))
     return folder
 

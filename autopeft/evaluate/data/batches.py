@@ -48,8 +48,6 @@ class TokenisedSplit:
     token_type_ids: tuple[tuple[int, ...], ...] | None
     """Which sentence each token is of; None where the tokenizer does not say."""
     labels: tuple[int, ...] | tuple[float, ...]
-    padding: Padding
-    """What the tokenizer fills short rows with."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -84,32 +82,29 @@ def tokenised(split: Split, tokenizer: Any, max_tokens: int) -> TokenisedSplit:
         tuple(tuple(row) for row in found["input_ids"]),
         None if types is None else tuple(tuple(row) for row in types),
         split.labels,
-        Padding.of(tokenizer),
     )
 
 
-def train_batches(split: TokenisedSplit, batch_size: int, seed: int, pad: Padding | None = None) -> list[Batch]:
+def train_batches(split: TokenisedSplit, batch_size: int, seed: int, pad: Padding) -> list[Batch]:
     """Every row once, in batches of rows of similar length; the same for every trial of a worker.
 
     Rows are shuffled with `seed`, then sorted by length within every `MEGA_BATCHES` batches. Only the last batch may be
-    smaller than `batch_size`. `pad` takes the place of the tokenizer's own padding.
+    smaller than `batch_size`.
     """
     order = np.random.default_rng(seed).permutation(len(split)).tolist()
     mega = batch_size * MEGA_BATCHES
     rows: list[int] = []
     for start in range(0, len(order), mega):
         rows += sorted(order[start : start + mega], key=lambda row: len(split.token_ids[row]))
-    return _cut(split, rows, batch_size, pad or split.padding)
+    return _cut(split, rows, batch_size, pad)
 
 
-def evaluation_batches(split: TokenisedSplit, batch_size: int, pad: Padding | None = None) -> list[Batch]:
+def evaluation_batches(split: TokenisedSplit, batch_size: int, pad: Padding) -> list[Batch]:
     """Every row once, sorted by length; `Batch.row_ids` puts predictions back in order."""
-    return _cut(
-        split, sorted(range(len(split)), key=lambda row: len(split.token_ids[row])), batch_size, pad or split.padding
-    )
+    return _cut(split, sorted(range(len(split)), key=lambda row: len(split.token_ids[row])), batch_size, pad)
 
 
-def plan_epochs(batches: Sequence[Batch], passes: int, seed: int) -> Iterator[Batch]:
+def plan(batches: Sequence[Batch], passes: int, seed: int) -> Iterator[Batch]:
     """The batches of `passes` forward passes: all of them in every epoch, in an order drawn anew from `seed`.
 
     Raises:
@@ -118,9 +113,6 @@ def plan_epochs(batches: Sequence[Batch], passes: int, seed: int) -> Iterator[Ba
     if not batches:
         raise ValueError("there are no batches to plan")
     return islice(_epochs(batches, seed), passes)
-
-
-plan = plan_epochs
 
 
 def _epochs(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
