@@ -63,7 +63,7 @@ class Plan:
 
     def evaluator(self) -> EvaluatorRef:
         """How a worker builds its evaluator."""
-        return evaluator_of(self.spec, self.resources.threads)
+        return evaluator_of(self.spec, self.resources)
 
 
 def written(space: SearchSpaceFile) -> dict[str, Any]:
@@ -71,11 +71,15 @@ def written(space: SearchSpaceFile) -> dict[str, Any]:
     return space.model_dump(mode="json", exclude_unset=True)
 
 
-def evaluator_of(spec: SearchSpec, threads: int) -> EvaluatorRef:
-    """The evaluator that really trains."""
+def evaluator_of(spec: SearchSpec, resources: Resources) -> EvaluatorRef:
+    """The evaluator that really trains; on a GPU only where its workers have a share of one."""
     return EvaluatorRef(
         target="autopeft.evaluate.pipeline:open_evaluator",
-        arguments={"spec": spec.model_dump(mode="json"), "threads": threads},
+        arguments={
+            "spec": spec.model_dump(mode="json"),
+            "threads": resources.threads,
+            "device": "auto" if resources.gpus_per_worker else "cpu",
+        },
     )
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.app.folder import check_writable
-from autopeft.app.planning import decide_resources
-from autopeft.app.searching import evaluator_for
+from autopeft.app.planning import decide_resources, evaluator_of
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import Notice, OnEvent, RungReached, ignore
 from autopeft.domain.ports import EvaluationTask, Evaluator
@@ -17,6 +16,7 @@ from autopeft.domain.spec import ResourceSpec
 from autopeft.domain.trial import Outcome, TrialStatus
 from autopeft.evaluate.inspection import devices, inspect_run
 from autopeft.export.recipe import Recipe
+from autopeft.plugins import locate
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction
         notices.append("The base model is not the recipe's (its fingerprint differs), so scores are not comparable.")
     for text in notices:
         on_event(Notice(text))
-    threads = decide_resources(ResourceSpec(runner="local"), devices()).threads
-    evaluator = evaluator_for(spec, threads)
+    reference = evaluator_of(spec, decide_resources(ResourceSpec(runner="local"), devices()))
+    evaluator: Evaluator = locate(reference.target)(**reference.arguments)
     try:
         task = EvaluationTask(
             number=0, attempt=1, seed=recipe.seed, candidate=recipe.candidate, artefact_dir=str(out.resolve())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.app.folder import RunFolder, check_writable, find_run
-from autopeft.app.planning import Plan, evaluator_of, make_plan, written
+from autopeft.app.planning import Plan, make_plan, written
 from autopeft.app.results import Opened, load_results, open_run, write_results
 from autopeft.cluster.campaign import Campaign
 from autopeft.cluster.local_runner import LocalRunner
@@ -223,10 +223,3 @@ def _check_data(run: RunStore, plan: Plan) -> None:
                 "Choose another --name for a new search.",
             )
         )
-
-
-def evaluator_for(spec: SearchSpec, threads: int) -> Evaluator:
-    """An evaluator in this process."""
-    reference = evaluator_of(spec, threads)
-    built: Evaluator = locate(reference.target)(**reference.arguments)
-    return built

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from autopeft.cli.tables import STATUS_STYLE, candidate_text, front_table, quantity, seconds_text
 from autopeft.domain.budget import Budget, Spent
-from autopeft.domain.events import Event, Notice, RungReached, RunOpened, SearchEnded, TrialEnded, TrialStarted
+from autopeft.domain.events import Event, Notice, RungReached, RunOpened, TrialEnded, TrialStarted
 from autopeft.domain.measurements import Rung
 from autopeft.domain.results import Front
 from autopeft.domain.trial import Trial, TrialStatus
@@ -117,8 +117,6 @@ class PlainProgress(Progress):
                 if left is not None:
                     parts.append(f"about {seconds_text(left)} left")
                 self._line(" | ".join(parts))
-            case SearchEnded(why):
-                self._line(why)
             case Notice(text):
                 self._line(text)
             case _:

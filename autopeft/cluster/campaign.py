@@ -214,7 +214,7 @@ class Campaign:
             gpu_seconds=self._spent.gpu_seconds + held,
         )
         kind = self._budget.used_up_by(charged)
-        return None if kind is None else f"The budget's {_limit(self._budget, kind)} are used up."
+        return None if kind is None else f"The budget of {_limit(self._budget, kind)} is used up."
 
     def _waiting_trial(self) -> Trial | None:
         if self._pending:

@@ -118,7 +118,7 @@ class RunnerContract(ABC):
     def test_every_trial_runs_once_and_faults_do_not_stop_the_search(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
         end, trials, events = self.search(tmp_path, 14, faults=self.faults, rungs=RUNGS, log=str(log))
-        assert end == RunEnd("The budget's 14 trials are used up.", interrupted=False)
+        assert end == RunEnd("The budget of 14 trials is used up.", interrupted=False)
         assert [trial.number for trial in trials] == list(range(14))
         assert len({trial.digest for trial in trials}) == 14
 

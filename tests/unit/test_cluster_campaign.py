@@ -86,7 +86,7 @@ def test_budget_of_trials_counts_failures_and_is_never_exceeded(tmp_path: Path, 
     store = store_of("7")
     campaign = toy_campaign(store, tmp_path)
     campaign.open()
-    assert drive(campaign, outcome_of) == "The budget's 7 trials are used up."
+    assert drive(campaign, outcome_of) == "The budget of 7 trials is used up."
     assert len(store.trials()) == 7
     campaign.close()
 

@@ -51,7 +51,7 @@ def test_no_more_tasks_than_workers_are_handed_out_and_all_of_them_end(tmp_path:
         assert isinstance(again, dict)
         searcher.on_trial_complete(name, {Key.OUTCOME: encode(outcome), "done": True})
     assert searcher.suggest("f") == "FINISHED"
-    assert searcher.why == "The budget's 3 trials are used up."
+    assert searcher.why == "The budget of 3 trials is used up."
     assert searcher.error is None
     campaign.close()
 

@@ -112,12 +112,12 @@ def _from_hub(spec: DataSpec, mistakes: Mistakes) -> dict[str, Table | None]:
 def _hub_answers(source: str) -> bool:
     """Whether the hub says anything about this name; `datasets` alone would retry for half a minute."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # its client's
 
     try:
         HfApi().dataset_info(source, timeout=HUB_TIMEOUT_S)
-    except HfHubHTTPError:
-        return True
+    except HfHubHTTPError as error:
+        return error.response.status_code < 500  # what is broken on the way there does not speak for the hub
     except (HTTPError, OSError):  # the client's errors, and offline mode, which is a ConnectionError
         return False
     return True
