@@ -84,7 +84,8 @@ def main():
         url = sys.argv[1] if len(sys.argv) > 1 else f"sqlite:///{folder}/trials.db"
         took, computed, spent = milliseconds_per_trial(url)
         print(
-            f"add + start + finish: {took:.2f} ms per trial, of which this process computed {computed:.2f} ms; spent(): {spent:.2f} ms"
+            f"add + start + finish: {took:.2f} ms per trial, of which this process computed {computed:.2f} ms; "
+            f"spent(): {spent:.2f} ms"
         )
         for modes in (("NORMAL", "NORMAL", "FULL"), ("FULL", "FULL", "FULL")):
             bare = bare_milliseconds_per_trial(f"{folder}/{'-'.join(modes)}.db", modes)

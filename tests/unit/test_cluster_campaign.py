@@ -144,7 +144,7 @@ def test_budget_of_seconds_starts_nothing_new_and_lets_running_trials_finish(tmp
     store.clock = 10.1
     campaign.finish(task, complete(task))
     assert store.trials()[0].status is TrialStatus.COMPLETE
-    assert campaign.next() == Done("The budget's 10s are used up.")
+    assert campaign.next() == Done("The budget of 10s is used up.")
     campaign.close()
 
 

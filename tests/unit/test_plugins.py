@@ -46,5 +46,5 @@ def test_a_plug_in_that_fails_to_import_is_named(monkeypatch):
 
 def test_a_target_needs_a_colon():
     assert plugins.locate("math:sqrt")(4) == 2
-    with pytest.raises(ValueError, match="package.module:name"):
+    with pytest.raises(ValueError, match=r"package\.module:name"):
         plugins.locate("math.sqrt")
