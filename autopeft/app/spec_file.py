@@ -6,37 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.spec import SearchSpec
-
-MAX_BYTES = 2**20
-_PATH_KEYS = (("data", "train"), ("data", "validation"), ("data", "test"))
+from autopeft.spaces.source import Source, read
 
 
-def read_spec(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML spec file; data and space paths in it are relative to the file.
+def read_spec(path: Path) -> Source:
+    """A YAML spec file; `Source.values` is a mapping.
 
     Raises:
-        UserError: where it is missing, too large, not YAML or not a mapping.
+        UserError: where it cannot be read, is not YAML, gives a key twice or is not a mapping.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(Problem(str(path), "is larger than 1 MiB", "", "Is it a spec?"))
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(Problem(str(path), f"cannot be read ({error.strerror})", "", "Check the path.")) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(Problem(place, f"is not valid YAML: {getattr(error, 'problem', error)}")) from error
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UserError(Problem(str(path), "is not a mapping of keys to values", "", "See `autopeft schema`."))
-    return anchored(values, path.resolve().parent)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(Problem(str(path), f"the spec cannot be read ({reason})", "", "Check the path.")) from error
+    source = read(text, str(path), "a search spec")
+    if source.problems:
+        raise UserError(*source.problems)
+    if not isinstance(source.values, dict):
+        raise UserError(Problem(str(path), "it is not a mapping of keys to values", "", "See `autopeft schema`."))
+    return source
 
 
 def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -79,12 +72,12 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def make_spec(values: Mapping[str, Any], where: str = "") -> SearchSpec:
+def make_spec(values: Mapping[str, Any], source: Source | None = None) -> SearchSpec:
     """A spec of these values.
 
     Args:
         values: As `SearchSpec` takes them.
-        where: File the values came from, for messages; empty for flags.
+        source: The file that some of them came from, for the lines in messages.
 
     Raises:
         UserError: with every mistake.
@@ -92,26 +85,34 @@ def make_spec(values: Mapping[str, Any], where: str = "") -> SearchSpec:
     try:
         return SearchSpec.model_validate(values)
     except ValidationError as error:
-        raise UserError(*(_problem(detail, where) for detail in error.errors())) from None
+        raise UserError(*(_problem(detail, source) for detail in error.errors())) from None
 
 
-def _problem(detail: Any, where: str) -> Problem:
-    steps = [str(step) for step in detail["loc"] if not _is_branch(step)]
-    key = ".".join(steps) or "spec"
-    place = f"{where}: {key}" if where else key
+def spec_of_file(path: Path) -> SearchSpec:
+    """The spec in a file, paths in it relative to the file.
+
+    Raises:
+        UserError: with every mistake.
+    """
+    source = read_spec(path)
+    return make_spec(anchored(source.values, path.resolve().parent), source)
+
+
+def _problem(detail: Any, source: Source | None) -> Problem:
+    steps = tuple(str(step) for step in detail["loc"] if not _is_branch(step))
+    place = ".".join(steps) or "spec"
+    if source is not None and steps and steps[:1] in source.lines:
+        place = source.where(steps)
     if detail["type"] == "extra_forbidden":
-        problem = unknown(place, steps[-1], keys_below(SearchSpec, steps[:-1]))
-        return Problem(place, "no such key", problem.allowed, problem.next_step.replace(" Did", "Did"))
+        problem = unknown(place, steps[-1], keys_below(SearchSpec, list(steps[:-1])))
+        return Problem(place, "there is no such key", problem.allowed, problem.next_step)
     message = detail["msg"].removeprefix("Value error, ")
     given = detail.get("input")
-    allowed = ""
     if detail["type"] == "literal_error":
-        allowed = str(detail["ctx"]["expected"])
-        message = f"'{given}' is not one of them"
-    elif isinstance(given, str | int | float) and not message.startswith("budget:"):
+        return Problem(place, f"'{given}' is not one of them", str(detail["ctx"]["expected"]))
+    if isinstance(given, str | int | float) and not message.startswith("budget:"):
         message = f"'{given}': {message[:1].lower()}{message[1:]}"
-    message = message.removeprefix("budget: ")
-    return Problem(place, message, allowed)
+    return Problem(place, message.removeprefix("budget: "))
 
 
 def _is_branch(step: Any) -> bool:

@@ -165,9 +165,11 @@ def spec_from(file: Path | None, flags: dict[str, Any], settings: list[str]) -> 
     Raises:
         UserError: with every mistake.
     """
-    base = read_spec(file) if file else {}
     over = anchored(merged(_given(flags), _settings(settings)), Path.cwd())
-    return make_spec(merged(base, over), str(file) if file else "")
+    if file is None:
+        return make_spec(over)
+    source = read_spec(file)
+    return make_spec(merged(anchored(source.values, file.resolve().parent), over), source)
 
 
 def run_and_show(run: Callable[[OnEvent], SearchResult], json: bool, quiet: bool) -> None:

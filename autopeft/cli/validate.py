@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from autopeft.app.spec_file import make_spec, read_spec
+from autopeft.app.spec_file import spec_of_file
 from autopeft.cli.options import Json
 from autopeft.cli.tables import bytes_text, output, print_json
 
@@ -19,7 +19,7 @@ def command(
     """Check a spec, its model, its data and its space, without training anything."""
     from autopeft.app.planning import make_plan
 
-    wanted = make_spec(read_spec(spec), str(spec))
+    wanted = spec_of_file(spec)
     plan = make_plan(wanted)
     task, layout = plan.inspection.task, plan.inspection.layout
     size = plan.space.size()

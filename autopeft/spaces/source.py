@@ -11,7 +11,7 @@ import yaml
 from autopeft.domain.errors import Problem, UserError
 
 MAX_BYTES = 64 * 1024
-"""A space that a person enjoys reading is far smaller."""
+"""A space or a spec that a person enjoys reading is far smaller."""
 
 Place = tuple[str | int, ...]
 """Keys and indices from the root of the document."""
@@ -55,14 +55,14 @@ class Source:
         return f"{self.origin}:{line}: {key}" if key else f"{self.origin}:{line}"
 
 
-def read(text: str, origin: str) -> Source:
-    """Parse one YAML document; nothing but scalars, lists and mappings comes out.
+def read(text: str, origin: str, what: str = "a search space") -> Source:
+    """Parse one YAML document that should be `what`; nothing but scalars, lists and mappings comes out.
 
     Raises:
         UserError: where the text is too long, empty, not YAML, uses aliases or a tag of Python's.
     """
     if len(text.encode()) > MAX_BYTES:
-        raise UserError(Problem(origin, "the file is too large for a search space", f"at most {MAX_BYTES // 1024} KiB"))
+        raise UserError(Problem(origin, f"the file is too large for {what}", f"at most {MAX_BYTES // 1024} KiB"))
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
@@ -79,7 +79,7 @@ def read(text: str, origin: str) -> Source:
         raise UserError(Problem(origin, f"cannot be read: {error}", "YAML")) from error
     if node is None:
         raise UserError(
-            Problem(origin, "the file is empty", "a search space", "Copy one that `autopeft spaces` lists.")
+            Problem(origin, "the file is empty", what, "See the README for an example.")
         )
     source = Source(origin, values)
     _walk(node, (), source)
