@@ -1,5 +1,6 @@
 """The embedded data set: paragraphs of the standard library's docstrings, labelled by what they are about.
 
+A text is the name of the function or class and one paragraph of what is written about it: `get payload: Return a …`.
 The text is read from the source files of the running interpreter, so nothing is downloaded and nothing is imported;
 another Python version gives a slightly different set, which the fingerprint shows.
 """
@@ -23,21 +24,16 @@ from autopeft.evaluate.data.table import Table
 
 AREAS: dict[str, tuple[str, ...]] = {
     "asyncio": ("asyncio",),
-    "files": (
-        "tarfile", "zipfile", "shutil", "pathlib", "tempfile", "gzip", "bz2", "lzma", "_pyio", "filecmp", "fileinput",
-        "glob", "os", "posixpath", "ntpath", "genericpath", "fnmatch", "stat", "dbm", "shelve",
-    ),
     "importing": ("importlib", "pkgutil", "zipimport", "imp", "runpy", "modulefinder", "site"),
     "logging": ("logging",),
     "mail": ("email", "mailbox", "imaplib", "smtplib", "poplib", "nntplib", "smtpd", "quopri", "mailcap"),
     "numbers": ("_pydecimal", "statistics", "fractions", "numbers", "random", "heapq", "bisect"),
-    "parallel": ("multiprocessing", "concurrent", "threading", "queue", "subprocess", "sched", "_threading_local"),
     "testing": ("unittest", "doctest"),
     "web": ("http", "urllib", "wsgiref", "cgi", "html", "webbrowser"),
     "xml": ("xml", "plistlib", "xmlrpc"),
 }  # fmt: skip
 """Modules of each area; those that the interpreter does not have are left out."""
-ALSO_MASKED = ("decimal", "pool", "tests")
+ALSO_MASKED = ("decimal", "tests")
 """Names that give an area away although no module of it is called so."""
 MASK = "this"
 """Stands where a module's or an area's name stood."""
@@ -50,13 +46,13 @@ _WORD = re.compile(r"\b[A-Za-z]{2,}\b")
 class Sizes:
     """How much of the library becomes data."""
 
-    train: int = 150
+    train: int = 120
     """Paragraphs per area, at most."""
     validation: int = 40
     test: int = 40
     shortest: int = 40
     """Characters of a paragraph."""
-    longest: int = 300
+    longest: int = 200
     per_owner: int = 12
     """Paragraphs from one function, class or module docstring, at most; without it a few big classes rule an area."""
     least_train: int = 40
@@ -68,7 +64,13 @@ class _Paragraph:
     area: str
     owner: str
     """The module's function or class that the docstring belongs to, methods included."""
-    text: str
+    name: str
+    """Of the function, method or class, in words; empty for a module."""
+    body: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}: {self.body}" if self.name else self.body
 
 
 def tables(sizes: Sizes = Sizes(), library: Path | None = None) -> dict[str, Table]:
@@ -134,7 +136,7 @@ def _distinct(library: Path, shortest: int, longest: int) -> tuple[_Paragraph, .
     first: dict[str, _Paragraph] = {}
     areas: dict[str, set[str]] = defaultdict(set)
     for paragraph in _paragraphs(library, shortest, longest):
-        key = " ".join(_WORD.findall(paragraph.text.lower()))
+        key = " ".join(_WORD.findall(paragraph.body.lower()))
         first.setdefault(key, paragraph)
         areas[key].add(paragraph.area)
     return tuple(paragraph for key, paragraph in first.items() if len(areas[key]) == 1)
@@ -146,13 +148,13 @@ def _paragraphs(library: Path, shortest: int, longest: int) -> Iterator[_Paragra
         for module in modules:
             for dotted, file in _sources(library, module):
                 own = masked | {piece.lower() for piece in _PIECE.findall(dotted) if len(piece) > 2}
-                for owner, docstring in _docstrings(file):
+                for owner, name, docstring in _docstrings(file):
                     for part in re.split(r"\n\s*\n", docstring):
-                        text = " ".join(part.split())
-                        if not shortest <= len(text) <= longest or ">>>" in text:
+                        body = " ".join(part.split())
+                        if not shortest <= len(body) <= longest or ">>>" in body:
                             continue
-                        if len(_WORD.findall(text)) >= 6:  # shorter ones are signatures and headings
-                            yield _Paragraph(area, f"{dotted}:{owner}", _mask(text, own))
+                        if len(_WORD.findall(body)) >= 6:  # shorter ones are signatures and headings
+                            yield _Paragraph(area, f"{dotted}:{owner}", _mask(name, own), _mask(body, own))
 
 
 def _giveaways() -> Iterator[str]:
@@ -180,8 +182,8 @@ def _sources(library: Path, module: str) -> Iterator[tuple[str, Path]]:
             yield ".".join(part for part in parts if part != "__init__"), file
 
 
-def _docstrings(file: Path) -> Iterator[tuple[str, str]]:
-    """Owner and cleaned docstring of the module, and of every function and class in it; parsed, never imported."""
+def _docstrings(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Owner, own name in words, and cleaned docstring of the module and of every function and class in it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -189,13 +191,14 @@ def _docstrings(file: Path) -> Iterator[tuple[str, str]]:
     except (OSError, SyntaxError, ValueError):
         return  # a file that another tool left there; the set needs no single module
     if (docstring := ast.get_docstring(tree)) is not None:
-        yield "", docstring
+        yield "", "", docstring
     for top in tree.body:
         for node in ast.walk(top):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 docstring = ast.get_docstring(node)
                 if docstring is not None:
-                    yield getattr(top, "name", f"line {top.lineno}"), docstring
+                    owner = getattr(top, "name", f"line {top.lineno}")
+                    yield owner, node.name.strip("_").replace("_", " "), docstring
 
 
 def _hash(text: str) -> str:
