@@ -78,10 +78,11 @@ class DataSpec(_Part):
 class TrainingSpec(_Part):
     """The recipe that every candidate shares; the learning rate belongs to the candidate."""
 
-    epochs: float = Field(default=3.0, gt=0)
+    epochs: float = Field(default=2.0, gt=0)
+    """Passes over the training rows. Two tell good candidates from bad ones; the winner may deserve more."""
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps; takes the place of `epochs` where given."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Rows per forward pass."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Forward passes per optimiser step."""

@@ -29,9 +29,9 @@ from autopeft.evaluate.quality import metrics
 
 MAX_TOKENS = 128
 ADAPTERS = {
-    "LoRA r=8, 6 layers": (8, range(6), 2e-3),
-    "LoRA r=8, top 3": (8, range(3, 6), 2e-3),
-    "LoRA r=2, top layer": (2, range(5, 6), 3e-3),
+    "LoRA r=8, 6 layers": (8, range(6), 3e-3),
+    "LoRA r=8, top 3": (8, range(3, 6), 4e-3),
+    "LoRA r=2, top layer": (2, range(5, 6), 1e-2),
     "head alone": (0, (), 1e-2),
 }
 """Rank, layers and learning rate."""
