@@ -72,8 +72,14 @@ class Campaign:
         seed: int,
         max_failure_share: float = 0.5,
         keep_adapters: str = "front",
+        budget: Budget | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
+        """A session on `store`, not yet open.
+
+        Args:
+            budget: Replaces the stored one once the run is this process's own; `None` keeps the stored one.
+        """
         self._store = store
         self._sampler = sampler
         self._objectives = tuple(objectives)
@@ -87,7 +93,8 @@ class Campaign:
         self._adapters = KeptAdapters(artefacts, keep_all=keep_adapters == "all")
         self._pending: deque[Trial] = deque()
         self._running: dict[int, _Running] = {}
-        self._budget = store.budget()
+        self._new_budget = budget
+        self._budget = budget or store.budget()
         self._spent = Spent()
         self._spent_at = 0.0
         self._rows = 0
@@ -114,6 +121,10 @@ class Campaign:
         with self._lock:
             lost = self._store.open_session()
         try:
+            if self._new_budget is not None:
+                # Not before: where another process has the run, its budget stays as it is.
+                with self._lock:
+                    self._store.set_budget(self._new_budget)
             self._heartbeat.start()
             self._go_on(len(lost))
         except BaseException:

@@ -125,6 +125,7 @@ def toy_campaign(
     gpus: float = 0.0,
     max_failure_share: float = 1.0,
     keep_adapters: str = "front",
+    budget: Budget | None = None,
     on_event: OnEvent = ignore,
 ) -> Campaign:
     """A campaign on the toy search."""
@@ -137,5 +138,6 @@ def toy_campaign(
         seed=0,
         max_failure_share=max_failure_share,
         keep_adapters=keep_adapters,
+        budget=budget,
         on_event=on_event,
     )

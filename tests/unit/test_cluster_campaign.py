@@ -15,7 +15,7 @@ from autopeft.domain.errors import RunBusyError
 from autopeft.domain.events import Event, RungReached, RunOpened, TrialEnded, TrialStarted
 from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.ports import EvaluationTask
-from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
+from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialStatus
 from tests.fakes.evaluators import known_measurements
 from tests.fakes.searches import ToySampler, toy_campaign, toy_record
 from tests.fakes.stores import MemoryRunStore
@@ -157,6 +157,27 @@ def test_budget_of_gpu_seconds_is_charged_for_failures(tmp_path: Path) -> None:
     assert "GPU-hours" in why
     # Eight failures of one second on half a GPU.
     assert len(store.trials()) == 8
+    campaign.close()
+
+
+def test_a_new_budget_is_stored_once_the_run_is_free_and_not_before(tmp_path: Path) -> None:
+    store = store_of("2")
+    campaign = toy_campaign(store, tmp_path, budget=Budget(trials=5))
+    open_session = store.open_session
+
+    def busy() -> list[Trial]:
+        raise RunBusyError("another process has it")
+
+    store.open_session = busy  # type: ignore[method-assign]
+    with pytest.raises(RunBusyError):
+        campaign.open()
+    assert store.budget() == Budget(trials=2)
+
+    store.open_session = open_session  # type: ignore[method-assign]
+    campaign.open()
+    assert store.budget() == Budget(trials=5)
+    drive(campaign)
+    assert len(store.trials()) == 5
     campaign.close()
 
 
