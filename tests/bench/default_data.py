@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from transformers import get_scheduler
 
 from autopeft.domain.results import TaskInfo
-from autopeft.domain.spec import ModelSpec
+from autopeft.domain.spec import ModelSpec, TrainingSpec
 from autopeft.evaluate.base_model import load_base_model
 from autopeft.evaluate.data import python_docs
 from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, plan, tokenised, train_batches
@@ -51,8 +51,8 @@ def main() -> None:
     default = python_docs.Sizes()
     arguments.add_argument("--train", type=int, nargs="+", default=[default.train], help="paragraphs per area")
     arguments.add_argument("--longest", type=int, nargs="+", default=[default.longest], help="characters")
-    arguments.add_argument("--epochs", type=float, nargs="+", default=[1.0, 3.0])
-    arguments.add_argument("--batch-size", type=int, default=32)
+    arguments.add_argument("--epochs", type=float, nargs="+", default=[TrainingSpec().epochs])
+    arguments.add_argument("--batch-size", type=int, default=TrainingSpec().batch_size)
     arguments.add_argument("--learning-rate", type=float, help="of every adapter; by default each has its own")
     arguments.add_argument("--adapters", nargs="+", default=list(ADAPTERS), choices=list(ADAPTERS))
     given = arguments.parse_args()

@@ -46,9 +46,9 @@ _WORD = re.compile(r"\b[A-Za-z]{2,}\b")
 class Sizes:
     """How much of the library becomes data."""
 
-    train: int = 120
+    train: int = 80
     """Paragraphs per area, at most."""
-    validation: int = 40
+    validation: int = 32
     test: int = 40
     shortest: int = 40
     """Characters of a paragraph."""
