@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +209,9 @@ class Campaign:
                 done=self._ended,
                 lost=lost,
                 workers=self._resources.workers,
+                counts=Counter(trial.status for trial in trials),
+                front=self._front,
+                pending=len(self._pending),
             )
         )
 

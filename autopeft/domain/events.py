@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.measurements import Rung
 from autopeft.domain.results import Front, RunRecord
-from autopeft.domain.trial import Trial
+from autopeft.domain.trial import Trial, TrialStatus
 
 
 @dataclass(frozen=True)
 class RunOpened:
-    """A run was made (`done` is 0 and nothing lost) or is gone on with."""
+    """A run was made (`done` is 0 and nothing lost) or is gone on with; every number is as stored, after recovery."""
 
     record: RunRecord
     folder: str
@@ -22,7 +22,13 @@ class RunOpened:
     resumed: bool
     done: int
     lost: int
+    """Trials that ran when an earlier session was killed."""
     workers: int
+    counts: Mapping[TrialStatus, int] = field(default_factory=dict)
+    """Trials by status; a status that no trial has is left out."""
+    front: Front = field(default_factory=lambda: Front((), ()))
+    pending: int = 0
+    """Trials that earlier sessions left to be done again; they come before new ones."""
 
 
 @dataclass(frozen=True)

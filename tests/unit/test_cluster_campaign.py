@@ -287,7 +287,9 @@ def test_a_search_gone_on_with_shows_the_sampler_everything_and_starts_what_was_
     campaign.open()
     opened = events[0]
     assert isinstance(opened, RunOpened)
-    assert (opened.resumed, opened.done, opened.lost) == (True, 1, 2)
+    assert (opened.resumed, opened.done, opened.lost, opened.pending) == (True, 1, 2, 2)
+    assert opened.counts == {TrialStatus.COMPLETE: 1, TrialStatus.PENDING: 2}
+    assert opened.front == campaign.front
     assert [one.trial.number for one in sampler.replayed] == [0, 1, 2]
     assert campaign.front.numbers == {0}
     drive(campaign)
