@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import get_scheduler
 
+from autopeft.domain.layout import ModelLayout
 from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.spec import TrainingSpec
 from autopeft.evaluate.data.batches import Batch
@@ -75,11 +77,35 @@ def computing_dtype(device: torch.device, dtype: torch.dtype) -> str:
     return f"{name}, bfloat16 autocast" if mixed else name
 
 
+def training_mode(model: Any, layout: ModelLayout) -> None:
+    """Training mode where something is trained, evaluation mode, so no dropout, where nothing is.
+
+    In evaluation mode are the blocks without a trainable parameter, and everything of the body outside the blocks that
+    holds none (embeddings, poolers, what the body itself does between its blocks). Hidden states below the lowest
+    trained block are then the same in every epoch. A dropout between body and head belongs to the head and stays on.
+    """
+    model.train()
+    blocks = [layer.path for layer in layout.layers]
+
+    def visit(path: str, module: nn.Module) -> None:
+        if any(block.startswith(f"{path}.") for block in blocks):
+            module.training = False  # its own flag alone: the blocks decide for themselves
+            for name, child in module.named_children():
+                visit(f"{path}.{name}", child)
+        elif not any(parameter.requires_grad for parameter in module.parameters()):
+            module.eval()
+
+    for name, child in model.get_base_model().named_children():
+        if any(True for _ in child.parameters()):
+            visit(name, child)
+
+
 class Training:
     """The training of one candidate, step by step.
 
     AdamW over everything that requires a gradient, the learning rate by `transformers.get_scheduler` with
-    `ceil(warmup * steps)` warm-up steps, the loss the model's own, divided by the forward passes per step.
+    `ceil(warmup * steps)` warm-up steps, the loss the model's own, divided by the forward passes per step. No dropout
+    in layers that hold nothing trainable (`training_mode`).
     """
 
     def __init__(
@@ -88,6 +114,7 @@ class Training:
         batches: Sequence[Batch],
         spec: TrainingSpec,
         learning_rate: float,
+        layout: ModelLayout,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -97,6 +124,7 @@ class Training:
         self._model = model
         self._batches = batches
         self._spec = spec
+        self._layout = layout
         self._device = device
         self._dtype = dtype
         self._accumulate = spec.gradient_accumulation
@@ -116,7 +144,8 @@ class Training:
             NotFiniteError: where a loss is NaN or infinite, before the weights are changed by it.
         """
         for number in range(self.steps):
-            self._model.train()
+            if number == 0 or not self._model.training:  # a prediction may have come between
+                training_mode(self._model, self._layout)
             started = time.perf_counter()
             loss, tokens = self._step(number)
             yield Step(number + 1, loss, tokens, time.perf_counter() - started)

@@ -147,6 +147,7 @@ class TrialRun:
             list(plan(bench.train, steps * spec.gradient_accumulation, self._task.seed)),
             spec,
             self._task.candidate.learning_rate,
+            bench.layout,
             bench.device,
             bench.dtype,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
+from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.data.batches import plan
 from autopeft.evaluate.methods.lora import VARIANTS
 from autopeft.evaluate.pipeline import TorchEvaluator
@@ -21,7 +23,7 @@ from tests.unit.evaluate_trials import STEPS, opened, run, spec_of, task_of
 def plain_losses(
     evaluator: TorchEvaluator, task: EvaluationTask, spec: SearchSpec, config: peft.LoraConfig
 ) -> list[float]:
-    """The reference: a plain torch and peft loop on a fresh model."""
+    """The reference: a plain torch and peft loop on a fresh model, no dropout where nothing is trained."""
     torch.manual_seed(spec.seed)
     model = AutoModelForSequenceClassification.from_pretrained(spec.model.source, num_labels=2)
     model.config.pad_token_id, model.config.use_cache = 0, False
@@ -38,6 +40,10 @@ def plain_losses(
         optimizer, lambda step: step / max(1, warm) if step < warm else (steps - step) / (steps - warm)
     )
     model.train()
+    for name, module in model.base_model.model.named_modules():
+        trained = any(f".{layer}." in f".{name}." for layer in task.candidate.insertions[0].layers)
+        if name.startswith(("bert", "model", "transformer")) and not trained:
+            module.training = False
     losses, batches = [], plan(evaluator._bench.train, steps * accumulation, task.seed)
     for _ in range(20):
         total = 0.0
@@ -78,3 +84,29 @@ def test_the_first_20_losses_are_those_of_a_plain_loop(
     outcome, _ = run(evaluator, task)
     assert outcome.measurements is not None
     assert list(outcome.measurements.first_losses) == plain_losses(evaluator, task, spec, config)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "opt"])
+def test_dropout_acts_only_in_layers_that_are_trained_and_before_the_head(tmp_path: Path, kind: str) -> None:
+    evaluator = opened(spec_of(tmp_path, kind))
+    task, layout = task_of(evaluator, tmp_path, layers=(2,)), evaluator._bench.layout
+    seen: dict[str, bool] = {}
+
+    def look(model: Any) -> None:
+        seen.update({name: module.training for name, module in model.get_base_model().named_modules()})
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: look(module) if isinstance(module, peft.PeftModel) and module.training else None
+    )
+    try:
+        outcome, _ = run(evaluator, task)
+    finally:
+        handle.remove()
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    active = {name for name, training in seen.items() if training}
+    block, body = layout.layers[2].path, layout.layers[2].path.split(".")[0]
+    assert {name for name in active if name.startswith(f"{body}.")} == {
+        name for name in seen if name == block or name.startswith(f"{block}.")
+    }
+    assert layout.head_paths[0] in active
+    assert ("dropout" in active) == (kind == "bert")
