@@ -19,6 +19,13 @@ MIN_FREE_BYTES = 512 * 2**20
 """Below this a search does not start: adapters, the database and Ray's session files need room."""
 
 
+OWN_STORE = "trials.db"
+"""Says that the trial table is the SQLite file in the run's folder."""
+_PROBE = ".write-probe"
+_OWN = {"artefacts", "space.yaml", "space.partial", "spec.partial", "store.txt", "trials.db", _PROBE}
+"""What a run that was killed while it began may leave."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run."""
@@ -37,6 +44,11 @@ class RunFolder:
     def space_file(self) -> Path:
         """The space as it was when the run began; a person's own file may change or go."""
         return self.path / "space.yaml"
+
+    @property
+    def store_file(self) -> Path:
+        """Names the database of the trial table, so that going on without it is refused."""
+        return self.path / "store.txt"
 
     @property
     def sqlite_url(self) -> str:
@@ -67,24 +79,30 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.spec_file.is_file()
 
-    def begin(self, spec: SearchSpec, space: Mapping[str, Any]) -> None:
-        """Make the folder and save the spec and the space in it.
+    def begin(self, spec: SearchSpec, space: Mapping[str, Any], store: str) -> None:
+        """Make the folder and save the spec, the space and where the trial table is (without a password) in it.
 
         Raises:
             UserError: where the folder cannot be written or belongs to something else.
         """
-        if self.path.exists() and not self.exists and any(self.path.iterdir()):
+        if self.path.exists() and not self.exists and any(one.name not in _OWN for one in self.path.iterdir()):
             raise UserError(
                 Problem("name", f"{self.path} exists and is not a run", "", "Choose another --name or --runs.")
             )
         check_writable(self.path)
         self.artefacts.mkdir(exist_ok=True)
         write_yaml(self.space_file, space)
-        self.save(spec)
+        self.store_file.write_text(store + "\n", encoding="utf-8")
+        # Last, since a folder with a spec counts as a run. With its name, so that a renamed folder is noticed.
+        self.save(spec.model_copy(update={"name": spec.run_name}))
 
     def save(self, spec: SearchSpec) -> None:
         """Write `spec.yaml`, whole or not at all."""
         write_yaml(self.spec_file, json.loads(spec.model_dump_json()))
+
+    def store(self) -> str:
+        """The database that the run was begun with, as `begin` was told."""
+        return self.store_file.read_text(encoding="utf-8").strip() if self.store_file.is_file() else OWN_STORE
 
     def load_spec(self) -> SearchSpec:
         """The spec that the run was begun with."""
@@ -108,7 +126,7 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: naming the folder and what to do.
     """
-    probe = path / ".write-probe"
+    probe = path / _PROBE
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -150,4 +168,9 @@ def find_run(runs: Path, name: str) -> RunFolder:
         if not names:
             raise UserError(Problem("NAME", f"there are no runs in {runs}", "", "Begin one: autopeft search"))
         raise UserError(unknown("NAME", name, names, f"Runs are looked for in {runs}; see `autopeft list`."))
+    begun_as = folder.load_spec().run_name
+    if begun_as != name:
+        raise UserError(
+            Problem("NAME", f"the folder {folder.path} holds the run '{begun_as}'", "", "Give it its old name back.")
+        )
     return folder

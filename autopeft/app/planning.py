@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from autopeft import plugins
@@ -79,12 +80,17 @@ def evaluator_of(spec: SearchSpec, resources: Resources) -> EvaluatorRef:
             "spec": spec.model_dump(mode="json"),
             "threads": resources.threads,
             "device": "auto" if resources.gpus_per_worker else "cpu",
+            "gpu_share": resources.gpus_per_worker,
         },
     )
 
 
-def make_plan(spec: SearchSpec) -> Plan:
+def make_plan(spec: SearchSpec, space_from: Path | None = None) -> Plan:
     """Look everything up that the spec names and check that it fits together.
+
+    Args:
+        spec: What to search.
+        space_from: A file that takes the place of `spec.space`: a run's own copy of its space.
 
     Raises:
         UserError: with every mistake that was found.
@@ -93,7 +99,8 @@ def make_plan(spec: SearchSpec) -> Plan:
     named = [problems.of(partial(plugins.load, plugins.OBJECTIVES, name, "objectives")) for name in spec.objectives]
     if spec.sampler.name not in SAMPLERS:
         problems.add(unknown("sampler", spec.sampler.name, SAMPLERS))
-    space_file = problems.of(lambda: load_space(spec.space))
+    space_file = problems.of(lambda: load_space(str(space_from) if space_from else spec.space))
+    problems.add(*_insertion_problems(space_file))
     facts = devices()
     resources = problems.of(lambda: decide_resources(spec.resources, facts))
     inspection = problems.of(lambda: inspect_run(spec))
@@ -112,13 +119,16 @@ def make_plan(spec: SearchSpec) -> Plan:
 def decide_resources(asked: ResourceSpec, facts: DeviceFacts) -> Resources:
     """Fill in what the spec leaves open.
 
-    One worker per GPU; without one, as many workers as there are cores, at most four, which share the cores: several
-    single-threaded trials get more done on small models than one trial with all threads.
+    One worker per GPU, or as many as asked for, which then share the GPUs. Without one, as many workers as there are
+    cores, at most four, which share the cores: several single-threaded trials get more done on small models than one
+    trial with all threads.
 
     Raises:
-        UserError: where a GPU is asked for and this machine, which is to run the search, has none.
+        UserError: where a GPU is asked for and this machine, which is to run the search, has none, or the workers
+            asked for do not fit.
     """
-    if asked.gpus_per_worker and not facts.gpus and asked.ray_address is None:
+    here = asked.ray_address is None
+    if asked.gpus_per_worker and not facts.gpus and here:
         raise UserError(
             Problem(
                 "resources.gpus_per_worker",
@@ -131,17 +141,40 @@ def decide_resources(asked: ResourceSpec, facts: DeviceFacts) -> Resources:
         raise UserError(
             Problem("resources.workers", "the local runner has one worker", "1", "Use --runner ray for more.")
         )
-    gpus = asked.gpus_per_worker if asked.gpus_per_worker is not None else (1.0 if facts.gpus else 0.0)
-    if asked.workers is not None:
-        workers = asked.workers
-    elif asked.runner == "local":
-        workers = 1
-    elif gpus:
-        workers = max(1, int(facts.gpus / gpus))
-    else:
-        workers = max(1, min(4, facts.cores))
+    gpus = asked.gpus_per_worker
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise UserError(
+            Problem(
+                "resources.gpus_per_worker", f"{gpus:g} is not a share of one GPU", "a whole number, or less than 1"
+            )
+        )
+    if gpus is None:
+        per_gpu = -(-(asked.workers or 1) // facts.gpus) if facts.gpus else 1
+        gpus = 1.0 / per_gpu if facts.gpus else 0.0
+    room = _room(gpus, facts) if here else None
+    usual = max(1, min(4, facts.cores)) if room is None else max(1, room)
+    workers = asked.workers or (1 if asked.runner == "local" else usual)
+    if room is not None and workers > room:
+        raise UserError(
+            Problem(
+                "resources.workers",
+                f"{workers} workers of {gpus:g} GPUs each do not fit on {facts.gpus} GPUs",
+                f"up to {room}",
+                "Lower --workers, or give each a smaller --gpus-per-worker.",
+            )
+        )
     cpus = asked.cpus_per_worker if asked.cpus_per_worker is not None else max(1, facts.cores // workers)
     return Resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, ray_address=asked.ray_address)
+
+
+def _room(gpus: float, facts: DeviceFacts) -> int | None:
+    """How many workers with this share this machine's GPUs hold; None where they need no GPU."""
+    if gpus >= 1:
+        return int(facts.gpus // gpus)
+    if gpus > 0:
+        # A hair more, since three thirds are less than one in floating point.
+        return facts.gpus * int(1 / gpus + 1e-9)
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -185,6 +218,20 @@ def _memory_problems(spec: SearchSpec, inspection: Inspection) -> list[Problem]:
             f"{int(spec.max_memory) / 2**20:.0f} MiB is less than the base model alone needs",
             f"more than {base / 2**20:.0f} MiB",
             "Raise --max-memory or choose a smaller --model.",
+        )
+    ]
+
+
+def _insertion_problems(space: SearchSpaceFile | None) -> list[Problem]:
+    """The evaluator puts in one adapter at a time; a mix that binds would crash in every trial."""
+    if space is None or len(space.candidate.insertions) <= 1:
+        return []
+    return [
+        Problem(
+            space.where("candidate", "insertions"),
+            f"{len(space.candidate.insertions)} insertions in one candidate cannot be trained yet",
+            "one",
+            "Make a space of each.",
         )
     ]
 

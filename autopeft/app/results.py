@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft import plugins
-from autopeft.app.folder import RunFolder, find_run
+from autopeft.app.folder import OWN_STORE, RunFolder, find_run
 from autopeft.app.objectives import default_objectives, load_objectives
 from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.events import Notice, OnEvent, ignore
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import RunStore, Store
 from autopeft.domain.results import Front, RunResults, score
@@ -41,12 +42,42 @@ class Opened:
 
 @contextmanager
 def open_run(folder: RunFolder, store_url: str | None) -> Iterator[Store]:
-    """The database of a run, closed at the end."""
+    """The database of a run, closed at the end.
+
+    Raises:
+        UserError: where it is not the one that the run was begun with, or cannot be reached.
+    """
+    begun_with = folder.store()
+    if store_url is None and begun_with != OWN_STORE:
+        raise _other_store(folder, begun_with)
     store = open_store(store_url or folder.sqlite_url)
     try:
+        if store_url is not None and begun_with != store.shown:
+            raise _other_store(folder, begun_with)
         yield store
     finally:
         store.close()
+
+
+def shown_store(store_url: str | None) -> str:
+    """What the run's folder says of its database: no password.
+
+    Raises:
+        UserError: where it cannot be reached, before anything is written.
+    """
+    if store_url is None:
+        return OWN_STORE
+    store = open_store(store_url)
+    try:
+        return store.shown
+    finally:
+        store.close()
+
+
+def _other_store(folder: RunFolder, begun_with: str) -> UserError:
+    where = "in its own folder" if begun_with == OWN_STORE else f"in {begun_with}"
+    step = "Leave --store out." if begun_with == OWN_STORE else "Give its URL with --store or AUTOPEFT_STORE."
+    return UserError(Problem("--store", f"the trials of run '{folder.name}' are {where}", "", step))
 
 
 @contextmanager
@@ -92,8 +123,11 @@ def load_results(run: Opened, with_importance: bool = False) -> RunResults:
     )
 
 
-def write_results(run: Opened, results: RunResults) -> dict[str, Path]:
-    """Write `front.csv`, `trials.parquet`, `report.html` and `best/`; the exported folders by name."""
+def write_results(run: Opened, results: RunResults, on_event: OnEvent = ignore) -> dict[str, Path]:
+    """Write `front.csv`, `trials.parquet`, `report.html` and `best/`; the exported folders by name.
+
+    Points that cannot be exported (an adapter was deleted by hand) are told of.
+    """
     parameters = [parameter.name for parameter in run.space.parameters]
     write_front(results, run.folder.front_csv, parameters)
     write_trials(results, run.folder.trials_parquet, parameters)
@@ -101,7 +135,12 @@ def write_results(run: Opened, results: RunResults) -> dict[str, Path]:
     if not results.front.members:
         return {}
     by_number = {one.trial.number: one.trial for one in results.trials}
-    return export_best(results, lambda number: run.artefact(by_number[number]), run.folder.best)
+    try:
+        return export_best(results, lambda number: run.artefact(by_number[number]), run.folder.best)
+    except UserError as error:
+        for problem in error.problems:
+            on_event(Notice(str(problem)))
+        return {}
 
 
 def write_report(results: RunResults, path: Path, notes: tuple[str, ...] = ()) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from autopeft.app.folder import RunFolder, check_writable, find_run
 from autopeft.app.planning import Plan, make_plan, written
-from autopeft.app.results import Opened, load_results, open_run, write_results
+from autopeft.app.results import Opened, load_results, open_run, shown_store, write_results
 from autopeft.cluster.campaign import Campaign
 from autopeft.cluster.local_runner import LocalRunner
 from autopeft.domain.budget import Budget
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.events import Notice, OnEvent, SearchEnded, ignore
-from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler, Store
+from autopeft.domain.events import Event, Notice, OnEvent, RunOpened, SearchEnded, ignore
+from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler
 from autopeft.domain.results import RunResults
 from autopeft.domain.spec import SearchSpec
+from autopeft.domain.trial import Trial
 from autopeft.plugins import locate
 from autopeft.search import make_sampler
 from autopeft.spaces.library import load_space
@@ -68,12 +70,11 @@ def search(
     for text in planned.notices:
         on_event(Notice(text))
     if not folder.exists:
-        folder.begin(spec, planned.space_as_written())
+        folder.begin(spec, planned.space_as_written(), shown_store(store_url))
     with open_run(folder, store_url) as store:
         run = store.open(spec.run_name)
         if run is None:
             run = store.create(planned.record())
-            run.set_budget(spec.budget)
         else:
             _check_data(run, planned)
             if written(load_space(str(folder.space_file))) != planned.space_as_written():
@@ -81,10 +82,8 @@ def search(
             if run.record.spec.digest != spec.digest:
                 raise _taken(spec, differences(run.record.spec, spec))
             if run.budget() != spec.budget:
-                on_event(Notice(f"The budget is now {spec.budget} in all (it was {run.budget()})."))
-                run.set_budget(spec.budget)
-                folder.save(spec)
-        return _run(planned, folder, run, store, on_event, evaluator or planned.evaluator())
+                on_event(Notice(f"The budget is {spec.budget} in all (it was {run.budget()})."))
+        return _run(planned, folder, run, on_event, evaluator or planned.evaluator())
 
 
 def resume(name: str, runs: Path, *, store_url: str | None = None, on_event: OnEvent = ignore) -> SearchResult:
@@ -94,7 +93,7 @@ def resume(name: str, runs: Path, *, store_url: str | None = None, on_event: OnE
         UserError: where there is no such run.
     """
     folder = find_run(runs, name)
-    return search(folder.load_spec(), runs, store_url=store_url, on_event=on_event)
+    return search(folder.load_spec(), runs, store_url=store_url, on_event=on_event, plan=_as_begun(folder))
 
 
 def extend(
@@ -117,17 +116,27 @@ def extend(
                 "To set a new budget, repeat the search command with it.",
             )
         )
-    raised = spec.model_copy(update={"budget": spec.budget.plus(more), "name": name})
-    return search(raised, runs, store_url=store_url, on_event=on_event)
+    raised = spec.model_copy(update={"budget": spec.budget.plus(more)})
+    return search(raised, runs, store_url=store_url, on_event=on_event, plan=_as_begun(folder))
 
 
-def _run(
-    plan: Plan, folder: RunFolder, run: RunStore, store: Store, on_event: OnEvent, evaluator: EvaluatorRef
-) -> SearchResult:
+def _as_begun(folder: RunFolder) -> Callable[[SearchSpec], Plan]:
+    """Planning with the run's own copy of its space: the file it came from may have changed or gone."""
+    return partial(make_plan, space_from=folder.space_file)
+
+
+def _run(plan: Plan, folder: RunFolder, run: RunStore, on_event: OnEvent, evaluator: EvaluatorRef) -> SearchResult:
     spec = plan.spec
     sampler: Sampler = make_sampler(
         spec.sampler.name, plan.space, plan.objectives, spec.seed, spec.sampler.startup_trials
     )
+
+    def told(event: Event) -> None:
+        if isinstance(event, RunOpened):
+            # Now the run is this process's own, and its budget is raised: the file follows.
+            folder.save(spec.model_copy(update={"name": spec.run_name}))
+        on_event(event)
+
     campaign = Campaign(
         run,
         sampler,
@@ -137,7 +146,8 @@ def _run(
         seed=spec.seed,
         max_failure_share=spec.max_failure_share,
         keep_adapters=spec.keep_adapters,
-        on_event=on_event,
+        budget=spec.budget,
+        on_event=told,
     )
     if spec.resources.runner == "local":
         end = LocalRunner(evaluator, plan.resources).run(campaign)
@@ -148,28 +158,46 @@ def _run(
         end = RayRunner(evaluator, plan.resources).run(campaign)
     on_event(SearchEnded(end.why, end.interrupted))
     opened = Opened(folder, run, plan.space, plan.objectives)
-    if not end.interrupted:
-        _score_test(opened, evaluator, on_event)
-    results = load_results(opened, with_importance=True)
-    exported = write_results(opened, results)
-    return SearchResult(folder.path, results, end.why, end.interrupted, exported)
+    results, interrupted = load_results(opened, with_importance=True), end.interrupted
+    # Written before the test scores too: whatever goes wrong while scoring, the search's result is there.
+    exported = write_results(opened, results, on_event)
+    if not interrupted and _unscored(opened, results):
+        interrupted = not _score_test(opened, _unscored(opened, results), evaluator, on_event)
+        results = load_results(opened, with_importance=True)
+        exported = write_results(opened, results, on_event)
+    return SearchResult(folder.path, results, end.why, interrupted, exported)
 
 
-def _score_test(opened: Opened, reference: EvaluatorRef, on_event: OnEvent) -> None:
-    """Score the front's points on the test set: once each, after the search, so that nothing is chosen by it."""
+def _unscored(opened: Opened, results: RunResults) -> list[Trial]:
+    """Points of the front without a test score, where there is a test set."""
     if "test" not in opened.run.record.task.rows:
-        return
-    left = [one for one in load_results(opened).front.members if one.trial.test_quality is None]
-    if not left:
-        return
-    on_event(Notice(f"Scoring {len(left)} points of the front on the test set."))
-    scorer: Evaluator = locate(reference.target)(**reference.arguments)
+        return []
+    return [one.trial for one in results.front.members if one.trial.test_quality is None]
+
+
+def _score_test(opened: Opened, trials: Sequence[Trial], reference: EvaluatorRef, on_event: OnEvent) -> bool:
+    """Score points of the front on the test set: once each, after the search, so that nothing is chosen by it.
+
+    A point that cannot be scored is told of and stays without a score. Returns whether all were tried: False after
+    Ctrl-C.
+    """
+    on_event(Notice(f"Scoring {len(trials)} points of the front on the test set."))
+    scorer: Evaluator | None = None
     try:
-        for one in left:
-            quality = scorer.score_test(opened.artefact(one.trial))
-            opened.run.record_test(one.trial.number, quality)
+        scorer = locate(reference.target)(**reference.arguments)
+        for trial in trials:
+            try:
+                quality = scorer.score_test(opened.artefact(trial))
+            except Exception as error:
+                on_event(Notice(f"Trial {trial.number} could not be scored on the test set: {error}"))
+            else:
+                opened.run.record_test(trial.number, quality)
+    except KeyboardInterrupt:
+        return False
     finally:
-        scorer.close()
+        if scorer is not None:
+            scorer.close()
+    return True
 
 
 def differences(old: SearchSpec, new: SearchSpec) -> list[str]:
@@ -188,6 +216,12 @@ def differences(old: SearchSpec, new: SearchSpec) -> list[str]:
 
 def _check_same(folder: RunFolder, spec: SearchSpec) -> None:
     old = folder.load_spec()
+    if old.run_name != folder.name:
+        raise UserError(
+            Problem(
+                "name", f"the folder {folder.path} holds the run '{old.run_name}'", "", "Give it its old name back."
+            )
+        )
     if old.digest != spec.digest:
         raise _taken(spec, differences(old, spec))
 

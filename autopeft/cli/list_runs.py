@@ -23,7 +23,8 @@ def command(runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = Fals
         except UserError as error:
             rows.append({"name": folder.name, "problem": error.problems[0].found})
             continue
-        first = results.objectives[0]
+        quality = results.front.quality_column
+        first = results.objectives[quality]
         best = results.front.pick("most-accurate").values if results.front.members else None
         rows.append(
             {
@@ -32,7 +33,7 @@ def command(runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = Fals
                 "budget": str(results.budget),
                 "front": len(results.front.members),
                 "objective": first.name,
-                "best": best[0] if best else None,
+                "best": best[quality] if best else None,
             }
         )
     if json:

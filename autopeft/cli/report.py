@@ -23,7 +23,7 @@ def command(
     """Write the review page of a run, also while it is running."""
     with opened(name, runs, store, names_of(objectives)) as run:
         path = out or run.folder.report
-        write_report(load_results(run), path)
+        write_report(load_results(run, with_importance=True), path)
     if json:
         print_json({"report": str(path)})
     else:

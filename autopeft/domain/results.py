@@ -116,9 +116,10 @@ class Front:
     def pick(self, what: str) -> ScoredTrial:
         """One point: `knee`, `most-accurate`, `smallest`, a trial number, or limits.
 
-        `most-accurate` is the best in the first objective, `smallest` the best in the second (the first where there
-        is one). Limits such as `train_peak_bytes<=2GiB`, joined by commas, leave the points that keep them, and the
-        best of these in the first objective that no limit names is picked.
+        `most-accurate` is the best in the first objective to maximise, `smallest` the best in the first of bytes or
+        counts to minimise, in whatever order the objectives are; where there is none, the first and the last
+        objective stand for them. Limits such as `train_peak_bytes<=2GiB`, joined by commas, leave the points that keep
+        them, and the best of these in the first objective that no limit names is picked.
 
         Raises:
             UserError: where the front is empty, nothing is left, or `what` cannot be read.
@@ -129,10 +130,9 @@ class Front:
         if what == "knee":
             return self.members[pareto.knee(points)]
         if what == "most-accurate":
-            return self.members[int(np.lexsort((points[:, -1], points[:, 0]))[0])]
+            return self._best(points, self.quality_column)
         if what == "smallest":
-            second = 1 if len(self.objectives) > 1 else 0
-            return self.members[int(np.lexsort((points[:, 0], points[:, second]))[0])]
+            return self._best(points, self._size_column)
         if re.fullmatch(r"\d+", what):
             for one in self.members:
                 if one.trial.number == int(what):
@@ -141,6 +141,23 @@ class Front:
                 Problem("pick", f"trial {what} is not on the front", ", ".join(map(str, sorted(self.numbers))))
             )
         return self._within(what)
+
+    @property
+    def quality_column(self) -> int:
+        """Index of the objective that `most-accurate` goes by."""
+        found = (i for i, objective in enumerate(self.objectives) if objective.direction is Direction.MAXIMIZE)
+        return next(found, 0)
+
+    @property
+    def _size_column(self) -> int:
+        smaller = [i for i, objective in enumerate(self.objectives) if objective.direction is Direction.MINIMIZE]
+        sizes = [i for i in smaller if self.objectives[i].unit in (Unit.BYTES, Unit.COUNT)]
+        return next(iter([*sizes, *smaller]), len(self.objectives) - 1)
+
+    def _best(self, points: pareto.Points, column: int) -> ScoredTrial:
+        """The best in one objective; of equals, the best in the others, in their order."""
+        others = [points[:, index] for index in reversed(range(points.shape[1])) if index != column]
+        return self.members[int(np.lexsort((*others, points[:, column]))[0])]
 
     def _within(self, limits: str) -> ScoredTrial:
         names = [objective.name for objective in self.objectives]

@@ -38,7 +38,12 @@ class SqlStore:
         self._opened: list[SqlRunStore] = []
 
     def __repr__(self) -> str:
-        return f"SqlStore({self._database.shown})"
+        return f"SqlStore({self.shown})"
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return self._database.shown
 
     def create(self, record: RunRecord) -> SqlRunStore:
         """Add a run, with the budget of its spec.

@@ -64,6 +64,13 @@ def test_the_named_picks(objectives):
     assert front.pick("1").trial.number == 1
 
 
+def test_the_named_picks_do_not_depend_on_the_order_of_the_objectives(objectives):
+    front = front_of(objectives[::-1], (0.5, 100), (0.85, 150), (0.9, 400))
+    assert front.pick("smallest").trial.number == 0
+    assert front.pick("most-accurate").trial.number == 2
+    assert front.pick("knee").trial.number == 1
+
+
 def test_a_limit_leaves_the_best_that_keeps_it(objectives):
     front = front_of(objectives, (0.5, 100), (0.85, 150), (0.9, 400))
     assert front.pick("train_peak_bytes<=200MiB").trial.number == 1

@@ -48,7 +48,7 @@ class Sizes:
 
     train: int = 80
     """Paragraphs per area, at most."""
-    validation: int = 32
+    validation: int = 40
     test: int = 40
     shortest: int = 40
     """Characters of a paragraph."""
