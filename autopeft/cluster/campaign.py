@@ -139,7 +139,8 @@ class Campaign:
     def next(self, worker: str = "") -> EvaluationTask | Wait | Done:
         """What to train now. The trial's row is `running` in the store before this returns.
 
-        Trials left by earlier sessions and lost ones come first, then the sampler's proposals.
+        Trials left by earlier sessions come first, those that saw a driver die behind the others, then lost ones, then
+        the sampler's proposals.
 
         Args:
             worker: Name of the worker that will get the task, for the table.
@@ -196,7 +197,9 @@ class Campaign:
         self._rows = len(trials)
         self._ended = sum(trial.status.ended for trial in trials)
         self._sampler.replay(scored)
-        self._pending.extend(trial for trial in trials if trial.status is TrialStatus.PENDING)
+        waiting = [trial for trial in trials if trial.status is TrialStatus.PENDING]
+        # What ran when a driver died may have brought it down: the rest comes first and is safe when it does so again.
+        self._pending.extend(sorted(waiting, key=lambda trial: (trial.driver_deaths, trial.number)))
         self._front = Front.of(self._objectives, scored)
         self._adapters.sweep(trials, self._front.numbers)
         self._on_event(
@@ -246,7 +249,7 @@ class Campaign:
 
     def _start(self, trial: Trial, worker: str) -> EvaluationTask:
         with self._lock:
-            trial = self._store.start(trial.number, worker)
+            trial = self._store.start(trial.number, worker, gpus=self._resources.gpus_per_worker)
         task = EvaluationTask(
             number=trial.number,
             attempt=trial.attempt,

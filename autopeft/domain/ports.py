@@ -153,8 +153,9 @@ class RunStore(Protocol):
     def open_session(self) -> list[Trial]:
         """Take the run for this process.
 
-        Trials that a dead session left running are marked lost and, returned here, put back to `pending`, or left
-        `lost` where their retries are used up.
+        Trials that a dead session left running are returned: back in `pending`, charged up to the session's last
+        heartbeat and with one more of `driver_deaths`, or `lost` where those reached their limit. They cost no retry:
+        those are for dead workers.
 
         Raises:
             RunBusyError: where another live process has the run.
@@ -175,8 +176,8 @@ class RunStore(Protocol):
         """
         ...
 
-    def start(self, number: int, worker: str) -> Trial:
-        """Mark a pending trial running, one attempt further."""
+    def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
+        """Mark a pending trial running, one attempt further, on so many GPUs (charged if this process is killed)."""
         ...
 
     def finish(self, number: int, attempt: int, outcome: Outcome, gpus: float) -> Trial | None:

@@ -88,6 +88,8 @@ class Trial(BaseModel):
     status: TrialStatus
     attempt: int = 0
     """How often it was started; results of an earlier attempt are refused."""
+    driver_deaths: int = 0
+    """How often the search was killed, or was brought down by it, while it ran."""
     measurements: Measurements | None = None
     failure: Failure | None = None
     test_quality: dict[str, float] | None = None

@@ -54,6 +54,7 @@ def trial_from(row: Mapping[str, Any]) -> Trial:
         seed=row["seed"],
         status=TrialStatus(row["status"]),
         attempt=row["attempt"],
+        driver_deaths=row["driver_deaths"],
         measurements=None if row["measurements"] is None else model_from(Measurements, row["measurements"]),
         failure=None if row["failure"] is None else model_from(Failure, row["failure"]),
         test_quality=None if row["test_quality"] is None else from_text(row["test_quality"]),

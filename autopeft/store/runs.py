@@ -143,7 +143,8 @@ class SqlRunStore:
     def open_session(self) -> list[Trial]:
         """Take the run for this process, and put back what a dead session left running.
 
-        Returns the trials put back. Trials that were pending already are found in `trials()`.
+        Returns these trials: `pending` again, or `lost` where they ran at too many deaths of the driver. Trials that
+        were pending already are found in `trials()`.
 
         Raises:
             RunBusyError: where a live process, this one included, has the run.
@@ -152,8 +153,7 @@ class SqlRunStore:
             lock_run(connection, self._run_id)
             heard = last_heartbeat(connection, self._run_id)
             session = Session.open(self._database, connection, self._run_id)
-            gpus = self._record.spec.resources.gpus_per_worker
-            lost = self._trials.recover(connection, heard, gpus)
+            lost = self._trials.recover(connection, heard)
         self._session = session
         return lost
 
@@ -186,8 +186,8 @@ class SqlRunStore:
             session.touch(connection)
             return self._trials.add(connection, proposal, seed)
 
-    def start(self, number: int, worker: str) -> Trial:
-        """Mark a pending trial running, one attempt further.
+    def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
+        """Mark a pending trial running, one attempt further, on so many GPUs.
 
         Raises:
             ValueError: where the trial is not pending.
@@ -197,7 +197,7 @@ class SqlRunStore:
         session = self._held()
         with self._database.writing(durable=False) as connection:
             session.touch(connection)
-            return self._trials.start(connection, number, worker)
+            return self._trials.start(connection, number, worker, gpus)
 
     def finish(self, number: int, attempt: int, outcome: Outcome, gpus: float) -> Trial | None:
         """Record how an attempt ended and charge it; None where the attempt is not the current one (a late result).
@@ -220,7 +220,7 @@ class SqlRunStore:
             raise ValueError(f"an attempt cannot be put back as {status}")
         with self._database.writing() as connection:
             if status is TrialStatus.PENDING:
-                return self._trials.put_back(connection, number, attempt, seconds, gpus, None)
+                return self._trials.put_back(connection, number, attempt, seconds, gpus)
             return self._trials.lose(connection, number, attempt, seconds, gpus, self._record.spec.retries)
 
     def record_test(self, number: int, quality: Mapping[str, float]) -> Trial:

@@ -15,6 +15,15 @@ from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialS
 from autopeft.store.rows import first, to_text, trial_from
 from autopeft.store.tables import trials
 
+MAX_DRIVER_DEATHS = 10
+"""A trial that ran so often when its driver died is not started again.
+
+Without a limit, a trial that brings its driver down (a crash below Python or too little host memory, under the local
+runner) would end every session of the run. Kills from outside must not reach it: the same trial is hit again only while
+it has not ended. Where it takes a third of the time between two kills, ten of 20 hit it in a row with a chance of
+11 / 3**9, below one in a thousand; where it takes longer than that time, it would never end in any case.
+"""
+
 _ENDED = [status.value for status in TrialStatus if status.ended]
 
 
@@ -64,8 +73,8 @@ class TrialTable:
         assert added is not None
         return added
 
-    def start(self, connection: Connection, number: int, worker: str) -> Trial:
-        """Mark a pending trial running, one attempt further.
+    def start(self, connection: Connection, number: int, worker: str, gpus: float) -> Trial:
+        """Mark a pending trial running, one attempt further, on so many GPUs.
 
         Raises:
             ValueError: where it is not pending.
@@ -75,6 +84,7 @@ class TrialTable:
             attempt=trials.c.attempt + 1,
             # PostgreSQL's text takes every character but this one.
             worker=worker.replace("\0", ""),
+            gpus=gpus,
             started_at=time.time(),
             finished_at=None,
             measurements=None,
@@ -98,12 +108,10 @@ class TrialTable:
             measurements=None if outcome.measurements is None else to_text(outcome.measurements),
         )
 
-    def put_back(
-        self, connection: Connection, number: int, attempt: int, seconds: float, gpus: float, failure: Failure | None
-    ) -> Trial | None:
+    def put_back(self, connection: Connection, number: int, attempt: int, seconds: float, gpus: float) -> Trial | None:
         """Charge an attempt and make the trial pending again, its retries untouched; None where it is not current."""
         return self._end(
-            connection, number, attempt, status=TrialStatus.PENDING, seconds=seconds, gpus=gpus, failure=failure
+            connection, number, attempt, status=TrialStatus.PENDING, seconds=seconds, gpus=gpus, failure=None
         )
 
     def lose(
@@ -111,7 +119,7 @@ class TrialTable:
     ) -> Trial | None:
         """Charge an attempt whose worker died and count the loss; pending while retries last, else lost.
 
-        Only these losses count: a driver that is killed says nothing about the trial that happened to run.
+        Deaths of the driver are counted apart: they mostly say nothing about the trial that happened to run.
         """
         query = sa.select(trials.c.losses).where(self._key(number)).with_for_update()
         losses = (connection.scalar(query) or 0) + 1
@@ -129,26 +137,31 @@ class TrialTable:
             losses=losses,
         )
 
-    def recover(self, connection: Connection, heard: float | None, gpus: float | None) -> list[Trial]:
-        """Put every running trial back: the session that ran it is dead.
+    def recover(self, connection: Connection, heard: float | None) -> list[Trial]:
+        """Put every running trial back, or mark it lost at its last driver death: the session that ran it is dead.
 
-        Each is charged from its start until its session was last heard of.
+        Each is charged from its start until its session was last heard of, with the GPUs it was started on.
 
         Args:
             connection: A transaction that has locked the run and taken its session.
             heard: When a session was last heard of, Unix seconds.
-            gpus: GPUs that a trial holds; `None` is what earlier attempts held.
         """
         running = sa.and_(trials.c.run_id == self._run_id, trials.c.status == TrialStatus.RUNNING.value)
-        query = sa.select(trials.c.number, trials.c.attempt, trials.c.started_at).where(running)
-        held = self._held_gpus(connection) if gpus is None else gpus
-        failure = Failure(
-            reason=FailureReason.DRIVER_DIED, text="The search was killed while it ran; it is started again."
-        )
+        columns = (trials.c.number, trials.c.attempt, trials.c.started_at, trials.c.gpus, trials.c.driver_deaths)
         found = []
-        for number, attempt, started_at in connection.execute(query.order_by(trials.c.number)).all():
-            seconds = max(0.0, (heard or 0.0) - (started_at or 0.0))
-            trial = self.put_back(connection, number, attempt, seconds, held, failure)
+        for row in connection.execute(sa.select(*columns).where(running).order_by(trials.c.number)).all():
+            deaths = row.driver_deaths + 1
+            status = TrialStatus.PENDING if deaths < MAX_DRIVER_DEATHS else TrialStatus.LOST
+            trial = self._end(
+                connection,
+                row.number,
+                row.attempt,
+                status=status,
+                seconds=max(0.0, (heard or 0.0) - (row.started_at or 0.0)),
+                gpus=row.gpus,
+                failure=_driver_died(deaths),
+                driver_deaths=deaths,
+            )
             found += [trial] if trial is not None else []
         return found
 
@@ -188,11 +201,6 @@ class TrialTable:
         )
         return first(connection.execute(update.returning(trials)))
 
-    def _held_gpus(self, connection: Connection) -> float:
-        sums = sa.select(sa.func.sum(trials.c.gpu_seconds), sa.func.sum(trials.c.seconds))
-        gpu_seconds, seconds = connection.execute(sums.where(trials.c.run_id == self._run_id)).one()
-        return float(gpu_seconds / seconds) if seconds else 0.0
-
     def _key(self, number: int) -> sa.ColumnElement[bool]:
         return sa.and_(trials.c.run_id == self._run_id, trials.c.number == number)
 
@@ -202,3 +210,11 @@ class TrialTable:
     def _why_not(self, connection: Connection, number: int) -> str:
         status = connection.scalar(sa.select(trials.c.status).where(self._key(number)))
         return "there is none" if status is None else f"it is {status}, not pending"
+
+
+def _driver_died(deaths: int) -> Failure:
+    times = "once" if deaths == 1 else f"{deaths} times"
+    then = "it is started again" if deaths < MAX_DRIVER_DEATHS else "it is not started again, as it may be the cause"
+    return Failure(
+        reason=FailureReason.DRIVER_DIED, text=f"The search was killed or crashed {times} while it ran; {then}."
+    )

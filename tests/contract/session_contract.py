@@ -107,14 +107,46 @@ class SessionContract:
         run.open_session()
         run.add(proposal_of(0), 1)
         monkeypatch.setattr(sessions, "_lives", lambda owner: False)
-        for kill in range(20):
+        for kill in range(5):
             assert run.start(0, "w").attempt == kill + 1
             run = store.open("a-run")
             assert [trial.status for trial in run.open_session()] == [TrialStatus.PENDING]
         run.start(0, "w")
-        assert run.release(0, 21, TrialStatus.LOST, 0, 0).status is TrialStatus.PENDING
+        assert run.release(0, 6, TrialStatus.LOST, 0, 0).status is TrialStatus.PENDING
         run.start(0, "w")
-        assert run.release(0, 22, TrialStatus.LOST, 0, 0).status is TrialStatus.LOST
+        assert run.release(0, 7, TrialStatus.LOST, 0, 0).status is TrialStatus.LOST
+
+    def test_a_trial_that_ran_at_ten_deaths_of_its_driver_is_given_up(self, store, monkeypatch):
+        run = store.create(record_of(retries=0))
+        run.open_session()
+        for index in (0, 1):
+            run.add(proposal_of(index), 1)
+        monkeypatch.setattr(sessions, "_lives", lambda owner: False)
+        for death in range(1, 11):
+            run.start(0, "w")
+            run = store.open("a-run")
+            (trial,) = run.open_session()
+            assert trial.driver_deaths == death
+            assert trial.status is (TrialStatus.PENDING if death < 10 else TrialStatus.LOST)
+            assert trial.failure.reason is FailureReason.DRIVER_DIED
+        assert "10 times" in trial.failure.text
+        assert trial.finished_at is not None
+        assert run.trials()[1].driver_deaths == 0
+        assert run.spent().trials == 1
+
+    def test_the_gpus_of_a_trial_are_charged_where_its_driver_died(self, store, monkeypatch):
+        run = store.create(record_of())
+        run.open_session()
+        for index, gpus in enumerate((2.0, 0.5, 0.0)):
+            run.add(proposal_of(index), 1)
+            run.start(index, "w", gpus=gpus)
+        time.sleep(0.5)
+        run.heartbeat()
+        monkeypatch.setattr(sessions, "_lives", lambda owner: False)
+        back = store.open("a-run").open_session()
+        assert [round(trial.gpu_seconds / trial.seconds, 6) for trial in back] == [2.0, 0.5, 0.0]
+        assert run.spent().gpu_seconds == pytest.approx(sum(trial.gpu_seconds for trial in back))
+        assert back[0].seconds > 0.4
 
     def test_an_owner_on_another_machine_keeps_its_run_until_the_lease_ends(self, store, url, monkeypatch):
         far = open_store(url)

@@ -47,7 +47,11 @@ class MemoryRunStore:
     def open_session(self) -> list[Trial]:
         self.calls.append("open")
         running = [row for row in self._rows.values() if row.status is TrialStatus.RUNNING]
-        return [lost for row in running if (lost := self.release(row.number, row.attempt, TrialStatus.LOST, 0.0, 0.0))]
+        put_back = {"status": TrialStatus.PENDING}
+        return [
+            self._write("recover", row.model_copy(update={**put_back, "driver_deaths": row.driver_deaths + 1}))
+            for row in running
+        ]
 
     def heartbeat(self) -> None:
         self.calls.append("heartbeat")
@@ -70,7 +74,7 @@ class MemoryRunStore:
         )
         return self._write("add", row)
 
-    def start(self, number: int, worker: str) -> Trial:
+    def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
         row = self._rows[number]
         assert row.status is TrialStatus.PENDING
         update = {"status": TrialStatus.RUNNING, "attempt": row.attempt + 1, "worker": worker}

@@ -299,6 +299,25 @@ def test_a_search_gone_on_with_shows_the_sampler_everything_and_starts_what_was_
     campaign.close()
 
 
+def test_a_trial_that_may_bring_the_driver_down_comes_after_everything_else_that_waits(tmp_path: Path) -> None:
+    store = store_of("6")
+    for starts in (3, 1):
+        killed = toy_campaign(store, tmp_path, workers=3)
+        killed.open()
+        for _ in range(starts):
+            begun(killed)
+        killed._heartbeat.stop()  # as if its process had died
+    campaign = toy_campaign(store, tmp_path)
+    campaign.open()
+    assert [trial.driver_deaths for trial in store.trials()] == [2, 1, 1]
+    order = []
+    while isinstance(task := campaign.next(), EvaluationTask):
+        order.append(task.number)
+        campaign.finish(task, complete(task))
+    assert order == [1, 2, 0, 3, 4, 5]
+    campaign.close()
+
+
 def test_closing_puts_running_trials_back(tmp_path: Path) -> None:
     store = store_of()
     campaign = toy_campaign(store, tmp_path, workers=2)
