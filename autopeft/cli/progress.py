@@ -46,7 +46,8 @@ class Progress:
         """Take in one event."""
         match event:
             case RunOpened():
-                self.opened, self.spent = event, event.spent
+                self.opened, self.spent, self.front = event, event.spent, event.front
+                self.counts = {status: count for status, count in event.counts.items() if status.ended}
             case TrialStarted(trial):
                 self.running[trial.number] = trial
             case RungReached(number, rung):
@@ -65,10 +66,25 @@ class Progress:
         """One line about what is going to happen."""
         event = self.opened
         assert event is not None
-        done = f"{event.done} trials done, {event.lost} lost and tried again, " if event.resumed else ""
-        verb = "resuming" if event.resumed else "searching"
         workers = f"{event.workers} worker{'s' if event.workers != 1 else ''}"
-        return f"{verb} {event.record.name}: {done}budget {event.budget}, {workers}, {event.folder}"
+        where = f"budget {event.budget}, {workers}, {event.folder}"
+        if not event.resumed:
+            return f"searching {event.record.name}: {where}"
+        again = f"{event.lost} lost and tried again"
+        if event.pending > event.lost:
+            again += f", {event.pending - event.lost} interrupted and tried again"
+        return f"resuming {event.record.name}: {event.done} trials done, {again}, {self._left(event)} left; {where}"
+
+    def _left(self, event: RunOpened) -> str:
+        """What the budget still allows: trials, time, GPU-hours."""
+        budget, spent, parts = event.budget, event.spent, []
+        if budget.trials is not None:
+            parts.append(f"{max(0, budget.trials - spent.trials)} trials")
+        if budget.seconds is not None:
+            parts.append(seconds_text(max(0.0, budget.seconds - spent.seconds)))
+        if budget.gpu_seconds is not None:
+            parts.append(f"{max(0.0, budget.gpu_seconds - spent.gpu_seconds) / 3600:.2f} GPU-hours")
+        return " or ".join(parts)
 
     def seconds_left(self) -> float | None:
         """Expected seconds until the budget is used up, None before the first trial has ended."""
