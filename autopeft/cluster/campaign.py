@@ -175,6 +175,13 @@ class Campaign:
         """Record that a worker died over a task, with one sentence on how; retried while the retries last."""
         self._release(task, TrialStatus.LOST, text)
 
+    def out_of_memory(self, task: EvaluationTask, text: str) -> None:
+        """Record that a worker was ended for want of host memory, with one sentence on how: a result, not retried."""
+        if self._is_current(task.number, task.attempt):
+            failure = Failure(reason=FailureReason.OUT_OF_MEMORY, text=text)
+            seconds = time.monotonic() - self._running[task.number].since
+            self.finish(task, Outcome(status=TrialStatus.INFEASIBLE, failure=failure, seconds=seconds))
+
     def release_running(self) -> None:
         """Put everything that is running back to `pending`: the search was interrupted."""
         for task in self.running:

@@ -48,7 +48,7 @@ class RayRunner:
     def _tune(self, campaign: Campaign, interruption: Interruption, scratch: Path) -> RunEnd:
         from ray import tune
 
-        from autopeft.cluster.searcher import CampaignSearcher
+        from autopeft.cluster.searcher import CampaignSearcher, ErrorReader
         from autopeft.cluster.worker import Key, Worker
 
         searcher = CampaignSearcher(campaign, self._resources.workers)
@@ -73,6 +73,7 @@ class RayRunner:
                 resources_per_trial={"cpu": self._resources.cpus_per_worker, "gpu": self._resources.gpus_per_worker},
                 num_samples=-1,
                 search_alg=searcher,
+                scheduler=ErrorReader(searcher),
                 stop=Leaving(),
                 storage_path=str(scratch / "tune"),
                 reuse_actors=True,

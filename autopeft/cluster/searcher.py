@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from autopeft.cluster.campaign import Campaign, Done, Wait
@@ -16,6 +20,9 @@ from autopeft.domain.trial import Outcome
 T = TypeVar("T")
 
 DIED = "Its worker process died: it was killed, ran out of host memory, or crashed below Python."
+OUT_OF_MEMORY = "Ray ended its worker because the machine ran out of memory."
+_OUT_OF_MEMORY_MARK = "due to the node running low on memory"
+"""In the text of every `ray.exceptions.OutOfMemoryError`; Tune keeps the error's text and not its type."""
 UNBUILT = "Its worker could not build the evaluator."
 
 
@@ -32,6 +39,7 @@ class CampaignSearcher(Searcher):
         self._campaign = campaign
         self._workers = workers
         self._tasks: dict[str, EvaluationTask] = {}
+        self._out_of_memory: set[str] = set()
         self._some_worker_was_built = False
         self.why: str | None = None
         """Why the search ended; None while it runs."""
@@ -57,10 +65,19 @@ class CampaignSearcher(Searcher):
             if result is not None and not error:
                 self._take(trial_id, result)
             task = self._tasks.pop(trial_id, None)
-            if task is not None:
+            if task is None:
+                return
+            if trial_id in self._out_of_memory:
+                self._campaign.out_of_memory(task, OUT_OF_MEMORY)
+            else:
                 self._campaign.lost(task, DIED)
 
         self._guarded(complete)
+
+    def on_trial_error(self, trial_id: str, text: str) -> None:
+        """Take note of why an actor ended; `on_trial_complete` follows."""
+        if _OUT_OF_MEMORY_MARK in text:
+            self._out_of_memory.add(trial_id)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the trial table is the only truth."""
@@ -96,3 +113,18 @@ class CampaignSearcher(Searcher):
         except Exception as error:
             self.error = self.error or error
             return None
+
+
+class ErrorReader(FIFOScheduler):
+    """Trials in the order in which they came; tells the searcher the error of a trial, which Tune keeps from it."""
+
+    def __init__(self, searcher: CampaignSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        try:
+            text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            text = ""
+        self._searcher.on_trial_error(trial.trial_id, text)

@@ -52,11 +52,17 @@ ENDS: dict[int, tuple[TrialStatus, FailureReason | None]] = {
 class Program:
     """`tests.fakes.run_search` in a process of its own."""
 
-    def __init__(self, folder: Path, **asked: Any) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None, **asked: Any) -> None:
         command = [sys.executable, "-m", "tests.fakes.run_search", str(folder), json.dumps(asked)]
         # A group of its own, so that a signal can be sent as a terminal sends it.
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         self.lines: list[str] = []
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("ray.tune")
 
 from ray import cloudpickle
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from autopeft.cluster.searcher import CampaignSearcher
 from autopeft.cluster.worker import GROWTH_BYTES, Key, MemoryWatch, encode
@@ -71,6 +72,25 @@ def test_an_error_of_the_store_is_kept_for_the_runner(tmp_path: Path) -> None:
     searcher.on_trial_complete("a", {Key.OUTCOME: encode(Outcome(status=TrialStatus.CRASHED, failure=failure))})
     assert isinstance(searcher.error, OSError)
     assert searcher.suggest("b") is None
+    campaign.close()
+
+
+def test_only_a_worker_that_ended_for_want_of_memory_makes_its_trial_infeasible(tmp_path: Path) -> None:
+    store = MemoryRunStore(toy_record(budget="3"))
+    campaign = toy_campaign(store, tmp_path, workers=2)
+    campaign.open()
+    searcher = CampaignSearcher(campaign, workers=2)
+    rays_words = "1 worker(s) were killed due to the node running low on memory. Memory on the node was 23GB used"
+    for name, error in (("a", OutOfMemoryError(rays_words)), ("b", ActorDiedError())):
+        assert searcher.suggest(name)
+        searcher.on_trial_error(name, f"Failure # 1 (occurred at noon)\n{error}\n")
+        searcher.on_trial_complete(name, error=True)
+    first, second = store.trials()
+    assert first.status is TrialStatus.INFEASIBLE
+    assert first.failure is not None
+    assert first.failure.reason is FailureReason.OUT_OF_MEMORY
+    assert second.status is TrialStatus.PENDING
+    assert searcher.error is None
     campaign.close()
 
 
