@@ -57,10 +57,13 @@ def ray_session(resources: Resources) -> Iterator[Path]:
     _set_environment(resources)
     if resources.ray_address is not None:
         _check_address(resources.ray_address)
-    # Ray reads its environment when it is imported.
     import ray
     import ray._private.worker
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+    # Ray reads its environment when it is imported, which the caller may have done long before.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
     # Ray prints a dead worker's story to standard output whatever its logging options say; the store tells it too.
     ray._private.worker._worker_logs_enabled = False
     scratch = _scratch_folder()

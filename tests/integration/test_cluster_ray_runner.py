@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray.tune  # noqa: F401 - before any session, as in a program that uses Ray itself
 
 from autopeft.cluster.campaign import Campaign, RunEnd
 from autopeft.cluster.ray_runner import RayRunner
