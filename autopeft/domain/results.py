@@ -36,6 +36,8 @@ class TaskInfo(BaseModel):
     """Every metric that trials report."""
     rows: dict[str, int]
     """Rows per split: `train`, `validation` and, where there is one, `test`."""
+    pairs: bool = False
+    """Whether each row is a pair of texts."""
     majority_share: float | None = None
     """Share of the most frequent class in validation: what guessing reaches."""
 

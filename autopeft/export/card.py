@@ -30,7 +30,7 @@ def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model:
         f"search `{record.name}`, exported as *{label}*.",
         "## Load it",
         _where_to_run(base_model),
-        _snippet(results, base_model),
+        _snippet(results, scored, base_model),
         "## Numbers",
         _table(("", "value"), _numbers(results, scored)),
         _honesty(results, scored),
@@ -77,7 +77,7 @@ def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_mod
     return str(data.to_yaml()).strip()
 
 
-def _snippet(results: RunResults, base_model: str) -> str:
+def _snippet(results: RunResults, scored: ScoredTrial, base_model: str) -> str:
     spec, task = results.record.spec, results.record.task
     options = [f"num_labels={max(1, len(task.labels))}", "ignore_mismatched_sizes=True"]
     loading = []
@@ -88,18 +88,27 @@ def _snippet(results: RunResults, base_model: str) -> str:
     if spec.model.dtype != "auto":
         options.append(f"dtype={spec.model.dtype!r}")
     tail = "".join(f", {option}" for option in loading)
-    texts = '"A text.", "Its pair."' if spec.data.text_pair else '"A text."'
+    texts = '"A text.", "Its pair."' if task.pairs else '"A text."'
     logits = f"model(**tokenizer({texts}, return_tensors='pt')).logits"
     answer = f"{list(task.labels)!r}[int({logits}.argmax())]" if task.labels else f"float({logits})"
+    # As it was measured: a float32 head on half-precision weights, and the arithmetic of the trial.
+    weights, _, arithmetic = (scored.trial.measurements.dtype if scored.trial.measurements else "").partition(", ")
+    half, autocast = weights in ("bfloat16", "float16"), arithmetic.removesuffix(" autocast")
+    heads = [f"base.get_submodule({path!r}).float()" for path in results.record.layout.head_paths if half]
+    show = [f"print({answer})"]
+    if autocast:
+        show = [f"with torch.autocast(base.device.type, dtype=torch.{autocast}):", f"    {show[0]}"]
     return "\n".join(
         (
             "```python",
+            *(["import torch"] if autocast else []),
             "from peft import PeftModel",
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
             f"tokenizer = AutoTokenizer.from_pretrained({base_model!r}{tail})",
             f"base = AutoModelForSequenceClassification.from_pretrained({base_model!r}, {', '.join(options)}{tail})",
+            *heads,
             'model = PeftModel.from_pretrained(base, ".").eval()',
-            f"print({answer})",
+            *show,
             "```",
         )
     )

@@ -57,6 +57,7 @@ def test_every_format_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
     data = loaded(tmp_path, ROWS, suffix)
     train = data.splits["train"]
     assert train.texts == tuple(row["text"] for row in ROWS)
+    assert data.task.pairs
     assert train.pairs == tuple(row["text_pair"] for row in ROWS)
     assert train.labels == (0, 1, 2) * 4
     assert data.task.labels == ("class0", "class1", "class2")

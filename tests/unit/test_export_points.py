@@ -16,7 +16,7 @@ from autopeft.domain.results import PICKS
 from autopeft.export.best import export_best
 from autopeft.export.points import export_point
 from autopeft.export.recipe import Recipe
-from tests.contract.run_samples import results_of, trial_of, write_artefact
+from tests.contract.run_samples import TASK, measurements_of, results_of, trial_of, write_artefact
 
 FILES = {
     "README.md",
@@ -108,6 +108,34 @@ def test_the_card_s_code_is_six_lines_of_python_that_name_model_and_labels(resul
     ast.parse(code)
     assert "'models/tiny', num_labels=2" in code
     assert "['mail', 'web']" in code
+
+
+def code_of(results, artefact, out):
+    text = (export_point(results, results.trials[0], artefact, out, "knee") / "README.md").read_text()
+    return re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+
+
+def test_the_card_of_a_pair_task_shows_two_texts(artefact, tmp_path):
+    pairs = TASK.model_copy(update={"pairs": True})
+    assert 'tokenizer("A text.", "Its pair."' in code_of(
+        results_of([trial_of(0)], task=pairs), artefact, tmp_path / "2"
+    )
+    assert "Its pair" not in code_of(results_of([trial_of(0)]), artefact, tmp_path / "1")
+
+
+def test_the_card_of_a_half_precision_point_computes_as_the_trial_did(artefact, tmp_path):
+    measured = measurements_of(dtype="bfloat16, bfloat16 autocast")
+    results = results_of([trial_of(0, measurements=measured)])
+    code = code_of(results, artefact, tmp_path / "out")
+    ast.parse(code)
+    lines = code.splitlines()
+    heads = [f"base.get_submodule({path!r}).float()" for path in results.record.layout.head_paths]
+    assert heads
+    start = lines.index(heads[0])
+    assert lines[start : start + len(heads)] == heads
+    assert lines[start + len(heads)].startswith("model = PeftModel.from_pretrained(base")
+    assert lines[-2] == "with torch.autocast(base.device.type, dtype=torch.bfloat16):"
+    assert lines[0] == "import torch"
 
 
 def test_a_second_export_takes_the_place_of_the_first(results, artefact, tmp_path):

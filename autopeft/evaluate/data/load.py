@@ -76,6 +76,7 @@ def load_data(spec: DataSpec, seed: int) -> DataSet:
         metric=metric,
         metrics=METRICS[labelling.kind],
         rows={name: len(split) for name, split in splits.items()},
+        pairs=splits["train"].pairs is not None,
         majority_share=max(validation.values()) / validation.total() if labelling.names else None,
     )
     return DataSet(task, splits, _fingerprint(splits, labelling), tuple(notices))
