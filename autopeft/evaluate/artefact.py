@@ -23,9 +23,10 @@ PREDICTIONS = "test_predictions.json"
 def save_adapter(inserted: Inserted, folder: Path) -> int:
     """Write `adapter_model.safetensors` and `adapter_config.json`, head included; returns the weights file's bytes.
 
-    The folder appears whole or not at all. An adapter whose initialisation changed the base weights (PiSSA) is written
-    as the plain LoRA of twice the rank that does the same on the untouched base: A' = [A; A0], B' = [B, -B0], because
-    W_res + s B A = W + s (B A - B0 A0).
+    The folder appears whole or not at all, even where the machine stops at once. An adapter whose initialisation
+    changed the base weights (PiSSA) is written as the plain LoRA of twice the rank that does the same on the untouched
+    base: A' = [A; A0], B' = [B, -B0], because W_res + s B A = W + s (B A - B0 A0). Up to rounding: where the base is in
+    half precision, W_res is not what the equation says (see `TrialRun`).
     """
     state = {
         name: tensor.detach().to("cpu", copy=True).contiguous()
@@ -44,12 +45,24 @@ def save_adapter(inserted: Inserted, folder: Path) -> int:
         unfinished.mkdir()
         save_file(state, unfinished / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(unfinished))
+        for path in (*unfinished.iterdir(), unfinished):
+            _to_disk(path)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(unfinished, folder)
+        _to_disk(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return (folder / WEIGHTS).stat().st_size
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and not only in its cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_adapter(model: Any, folder: Path) -> PeftModel:

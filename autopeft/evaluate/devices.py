@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+_CONTEXT_BYTES = 600 << 20
+"""What the driver and the libraries take of a GPU per process, outside torch's allocator; an estimate."""
+
 
 @dataclass(frozen=True)
 class DeviceFacts:
@@ -41,6 +44,19 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     device = torch.device(name)
     return torch.device("cuda", 0) if device.type == "cuda" and device.index is None else device
+
+
+def limit_share(device: torch.device, share: float | None) -> None:
+    """Keep this process within its share of a GPU, so that no neighbour's trial can take what a fitting one needs.
+
+    Each process also holds a context of its own beside what its allocator takes; that is subtracted. A share of None,
+    0, or 1 and more limits nothing, and neither does anything on the CPU.
+    """
+    if device.type != "cuda" or share is None or not 0 < share < 1:
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    whole = share * total
+    torch.cuda.set_per_process_memory_fraction(max(whole - _CONTEXT_BYTES, whole / 2) / total, device)
 
 
 def device_name(device: torch.device) -> str:

@@ -42,6 +42,10 @@ def peft_config(candidate: Candidate, layout: ModelLayout, task: TaskInfo) -> An
     return METHODS[insertion.method].peft_config(insertion, layout, task)
 
 
+_PIECE = 1 << 22
+"""Elements that are summed at a time: a sum in int64 copies them, and whole tensors would take up to 4 times theirs."""
+
+
 class _Attributes:
     """What one module of the base model was: its attributes by reference, its tables by shallow copy."""
 
@@ -114,7 +118,7 @@ class Untouched:
         return sorted(found)
 
     def _checksums(self) -> dict[str, int]:
-        """A sum over the bits of each parameter and buffer: one pass over memory, no copy."""
+        """A sum over the bits of each parameter and buffer: one pass over memory, copied in small pieces."""
         with torch.no_grad():
             named = [*self.model.named_parameters(), *self.model.named_buffers()]
             return {name: _checksum(tensor.detach()) for name, tensor in named}
@@ -123,7 +127,7 @@ class Untouched:
 def _checksum(tensor: torch.Tensor) -> int:
     patterns = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = tensor.contiguous().reshape(-1).view(patterns[tensor.element_size()])
-    return int(bits.sum(dtype=torch.int64))
+    return sum(int(piece.sum(dtype=torch.int64)) for piece in bits.split(_PIECE))
 
 
 @dataclass

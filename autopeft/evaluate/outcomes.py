@@ -14,6 +14,17 @@ DETAIL_LINES = 30
 """Lines of a traceback that a failure keeps."""
 
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+)
+"""What errors say, in lower case, when memory ran out."""
+
+
 class OverLimitError(Exception):
     """The measured training peak is above the user's limit."""
 
@@ -41,10 +52,10 @@ def failed(error: Exception, measured: Measurements | None) -> Outcome:
         return Outcome(status=TrialStatus.INVALID, failure=failure, measurements=measured)
     lines = "".join(traceback.format_exception(error)).splitlines()[-DETAIL_LINES:]
     if is_out_of_memory(error):
-        text = f"out of memory: {_first_line(error)}"
+        text = f"out of memory: {first_line(error)}"
         failure = Failure(reason=FailureReason.OUT_OF_MEMORY, text=text, detail="\n".join(lines))
         return Outcome(status=TrialStatus.INFEASIBLE, failure=failure, measurements=measured, recycle_worker=True)
-    text = f"{type(error).__name__}: {_first_line(error)}"
+    text = f"{type(error).__name__}: {first_line(error)}"
     failure = Failure(reason=FailureReason.EXCEPTION, text=text, detail="\n".join(lines))
     return Outcome(status=TrialStatus.CRASHED, failure=failure, measurements=measured, recycle_worker=True)
 
@@ -53,9 +64,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    # The CPU allocator, the driver and the libraries raise a plain RuntimeError or torch.AcceleratorError.
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in said for sign in _OUT_OF_MEMORY)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return next(iter(str(error).strip().splitlines()), "no message")
