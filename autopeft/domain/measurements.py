@@ -56,7 +56,10 @@ class Measurements(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     quality: dict[str, float] = {}
-    """Validation metrics at the end of training, as fractions (correlations from -1 to 1)."""
+    """Validation metrics at the end of training, as fractions (correlations from -1 to 1).
+
+    Those of the last rung; of the saved adapter where that is another model (PiSSA on half-precision weights).
+    """
     rungs: tuple[Rung, ...] = ()
     steps: int = 0
     planned_steps: int = 0

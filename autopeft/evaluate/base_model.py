@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import ModelSpec
+from autopeft.evaluate.layout import head_paths
 from autopeft.evaluate.source import ModelSource, fingerprint, hub_reachable, read_config, source_of
 
 __all__ = ["BaseModel", "build_on_meta", "hub_reachable", "load_base_model", "source_of"]
@@ -24,10 +25,15 @@ __all__ = ["BaseModel", "build_on_meta", "hub_reachable", "load_base_model", "so
 
 @dataclass
 class BaseModel:
-    """A model that `AutoModelForSequenceClassification` returned, ready to train, with what belongs to it."""
+    """A model that `AutoModelForSequenceClassification` returned, ready to train, with what belongs to it.
+
+    Its head is float32, whatever the rest is in; half-precision weights run under autocast, where the two meet.
+    """
 
     model: Any
     tokenizer: Any
+    pad_id: int
+    """The token that the head takes for padding, and so the one to pad with; the tokenizer's may be another."""
     name: str
     """What an exported adapter calls it: a hub id, or the path as given."""
     fingerprint: str
@@ -78,15 +84,18 @@ def _load(spec: ModelSpec, task: TaskInfo, seed: int, device: str | torch.device
         raise UserError(
             Problem("model", f"'{spec.source}' cannot be loaded: {_first_line(error)}", "", "Check its files.")
         ) from error
-    _set_padding(model, tokenizer, spec)
+    pad_id = _set_padding(model, tokenizer, spec)
     # The adapter's config copies this name; a folder of this machine would mean nothing elsewhere.
     model.name_or_path = model.config._name_or_path = source.name
     new = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
     if not on_meta:
         model.to(device)
+    for path in head_paths(model, sorted(new)):
+        # In half precision AdamW's epsilon or the rounding of small steps would spoil its training.
+        model.get_submodule(path).float()
     model.eval()
     model.requires_grad_(False)
-    return BaseModel(model, tokenizer, source.name, fingerprint(source), tuple(sorted(new)))
+    return BaseModel(model, tokenizer, pad_id, source.name, fingerprint(source), tuple(sorted(new)))
 
 
 def _config(spec: ModelSpec, task: TaskInfo, source: ModelSource) -> Any:
@@ -130,15 +139,20 @@ def _config(spec: ModelSpec, task: TaskInfo, source: ModelSource) -> Any:
         ) from error
 
 
-def _set_padding(model: Any, tokenizer: Any, spec: ModelSpec) -> None:
+def _set_padding(model: Any, tokenizer: Any, spec: ModelSpec) -> int:
+    """Make model and tokenizer ready to pad; returns the id that the model knows as padding."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise UserError(
             Problem("model", f"the tokenizer of '{spec.source}' has no token to pad with", "", "Add a pad_token to it.")
         )
-    if model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    if not isinstance(config.pad_token_id, int) or not 0 <= config.pad_token_id < getattr(
+        config, "vocab_size", len(tokenizer)
+    ):
+        config.pad_token_id = tokenizer.pad_token_id
+    return int(config.pad_token_id)
 
 
 def _first_line(error: Exception) -> str:

@@ -57,6 +57,15 @@ def inspect_layout(model: Any, new_parameters: Iterable[str] = ()) -> ModelLayou
     )
 
 
+def head_paths(model: Any, new_parameters: Iterable[str] = ()) -> tuple[str, ...]:
+    """`ModelLayout.head_paths` alone.
+
+    Raises:
+        UserError: as `inspect_layout`.
+    """
+    return _head_paths(model, _blocks(model)[0], tuple(new_parameters))
+
+
 def linear_modules(block: nn.Module) -> list[tuple[str, nn.Module, int, int]]:
     """Name, module, input and output width of every linear module below `block`, in order of definition."""
     found: list[tuple[str, nn.Module, int, int]] = []

@@ -20,10 +20,10 @@ from autopeft.evaluate.artefact import PREDICTIONS, load_adapter
 from autopeft.evaluate.base_model import load_base_model
 from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, tokenised, train_batches
 from autopeft.evaluate.data.load import load_data
-from autopeft.evaluate.devices import choose_device
+from autopeft.evaluate.devices import choose_device, limit_share
 from autopeft.evaluate.insertion import Untouched, removed_afterwards
 from autopeft.evaluate.layout import inspect_layout
-from autopeft.evaluate.outcomes import failed
+from autopeft.evaluate.outcomes import failed, first_line, is_out_of_memory
 from autopeft.evaluate.quality import metrics, predictions
 from autopeft.evaluate.train import predict
 from autopeft.evaluate.trial_run import Bench, TrialRun
@@ -32,14 +32,37 @@ _LEAK_BYTES = 64 << 20
 """Device memory that a trial may leave behind (library workspaces grow on demand) before its worker is replaced."""
 
 
-def open_evaluator(spec: Mapping[str, Any], threads: int = 1, device: str = "auto") -> TorchEvaluator:
-    """An evaluator for a search; `spec` is `SearchSpec.model_dump(mode="json")`.
+def open_evaluator(
+    spec: Mapping[str, Any], threads: int = 1, device: str = "auto", gpu_share: float | None = None
+) -> TorchEvaluator:
+    """An evaluator for a search.
+
+    Args:
+        spec: `SearchSpec.model_dump(mode="json")`.
+        threads: Of the CPU.
+        device: `auto`, `cpu`, or a name of torch's.
+        gpu_share: The part of one GPU that this process may fill, where it shares the GPU with others.
 
     Raises:
-        UserError: where model or data cannot be used.
+        UserError: where model or data cannot be used, or the model does not fit into memory.
     """
     torch.set_num_threads(threads)
-    return TorchEvaluator(SearchSpec.model_validate(dict(spec)), choose_device(device))
+    asked, chosen = SearchSpec.model_validate(dict(spec)), choose_device(device)
+    limit_share(chosen, gpu_share)
+    try:
+        return TorchEvaluator(asked, chosen)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "the share of the GPU that a worker has" if chosen.type == "cuda" else "main memory"
+        raise UserError(
+            Problem(
+                "model",
+                f"the base model does not fit into {where}: {first_line(error)}",
+                "",
+                "Choose a smaller model, set model.dtype to bfloat16, or use fewer workers.",
+            )
+        ) from error
 
 
 class TorchEvaluator:
@@ -51,7 +74,7 @@ class TorchEvaluator:
         layout = inspect_layout(base.model, base.new_parameters)
         max_tokens = min(spec.data.max_tokens, layout.max_positions or spec.data.max_tokens)
 
-        pad = Padding.of(base.tokenizer)
+        pad = Padding.of(base.tokenizer, base.pad_id)
 
         def cut(split: str) -> list[Batch]:
             rows = tokenised(data.splits[split], base.tokenizer, max_tokens)
@@ -120,15 +143,21 @@ class TorchEvaluator:
             outcome = failed(error, run.measured())
             # The traceback's frames hold the trial's tensors.
             error.__traceback__ = None
-        self._release()
-        differences = self._bench.untouched.differences()
-        leaked = self._leaked(outcome)
         return outcome.model_copy(
             update={
                 "seconds": time.perf_counter() - started,
-                "recycle_worker": outcome.recycle_worker or leaked or bool(differences),
+                "recycle_worker": outcome.recycle_worker or self._spoilt(outcome),
             }
         )
+
+    def _spoilt(self, outcome: Outcome) -> bool:
+        """Whether the next trial would not find what this one found, or that cannot be told."""
+        try:
+            self._release()
+            differs = bool(self._bench.untouched.differences())
+            return self._leaked(outcome) or differs
+        except Exception:  # a broken device says so here; what the trial measured stands
+            return True
 
     def _release(self) -> None:
         gc.collect()

@@ -65,16 +65,34 @@ def rung_steps(spec: TrainingSpec, steps: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(share * steps)) for share in spec.rungs}))
 
 
+def arithmetic_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
+    """What autocast computes in: bfloat16 on a GPU and wherever the frozen weights are in half precision; else None.
+
+    float16 weights on the CPU are the exception: the CPU's layer norm refuses bfloat16 inputs beside them. Elsewhere
+    they are computed with in bfloat16 as well, whose range needs no scaling of the loss.
+    """
+    if device.type == "cpu" and dtype == torch.float16:
+        return torch.float16
+    return torch.bfloat16 if device.type == "cuda" or dtype != torch.float32 else None
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """bfloat16 arithmetic on a GPU, and wherever the frozen weights are in half precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda" or dtype != torch.float32)
+    """Arithmetic in `arithmetic_dtype`, in which half-precision weights and a float32 head meet."""
+    chosen = arithmetic_dtype(device, dtype)
+    return torch.autocast(device.type, dtype=chosen or torch.bfloat16, enabled=chosen is not None)
 
 
 def computing_dtype(device: torch.device, dtype: torch.dtype) -> str:
-    """The dtype of the weights, and what the arithmetic is done in where that is another one."""
-    name = str(dtype).removeprefix("torch.")
-    mixed = device.type == "cuda" or dtype != torch.float32
-    return f"{name}, bfloat16 autocast" if mixed else name
+    """The dtype of the weights, and what autocast computes in: `float32`, or `float32, bfloat16 autocast`."""
+    chosen = arithmetic_dtype(device, dtype)
+    names = [str(dtype), *([f"{chosen} autocast"] if chosen else [])]
+    return ", ".join(name.removeprefix("torch.") for name in names)
+
+
+def wait(device: torch.device) -> None:
+    """Let a GPU finish what it was given, so that a clock read afterwards counts all of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def training_mode(model: Any, layout: ModelLayout) -> None:
@@ -129,6 +147,7 @@ class Training:
         self._dtype = dtype
         self._accumulate = spec.gradient_accumulation
         self.steps = len(batches) // self._accumulate
+        self._rungs = frozenset(rung_steps(spec, self.steps))
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=spec.weight_decay)
         self._schedule = get_scheduler(
@@ -148,6 +167,8 @@ class Training:
                 training_mode(self._model, self._layout)
             started = time.perf_counter()
             loss, tokens = self._step(number)
+            if number + 1 in self._rungs:
+                wait(self._device)
             yield Step(number + 1, loss, tokens, time.perf_counter() - started)
 
     def free(self) -> None:

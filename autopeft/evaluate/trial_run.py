@@ -17,7 +17,7 @@ from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
-from autopeft.evaluate.artefact import save_adapter
+from autopeft.evaluate.artefact import load_adapter, save_adapter
 from autopeft.evaluate.data.batches import Batch, plan
 from autopeft.evaluate.devices import device_name
 from autopeft.evaluate.insertion import Inserted, Untouched, insert, peft_config
@@ -96,7 +96,7 @@ class TrialRun:
             last = step.number == training.steps
             if last:
                 training.free()
-            quality = self._validate(inserted)
+            quality = self._validate(inserted.peft_model)
             rung = Rung(
                 step=step.number,
                 planned_steps=training.steps,
@@ -113,6 +113,8 @@ class TrialRun:
             inserted.peft_model, self._bench.validation, self._bench.device, self._bench.dtype
         )
         self._found["adapter_bytes"] = save_adapter(inserted, Path(self._task.artefact_dir))
+        if inserted.initial and self._bench.dtype != torch.float32:
+            self._validate_saved()
         return TrialStatus.COMPLETE
 
     def restore(self) -> None:
@@ -160,14 +162,24 @@ class TrialRun:
         if peak is not None and limit is not None and peak.live_bytes > limit:
             raise OverLimitError(peak, int(limit))
 
-    def _validate(self, inserted: Inserted) -> dict[str, float]:
+    def _validate_saved(self) -> None:
+        """Put the quality of the saved adapter, on the untouched base model, in place of the live model's.
+
+        PiSSA takes its first values out of the base weights, and in half precision what is left is rounded; the saved
+        adapter works on weights that are not, so it is another model than the one that was trained.
+        """
+        self._training = self._inserted = None
+        self._bench.untouched.restore()
+        self._validate(load_adapter(self._bench.model, Path(self._task.artefact_dir)))
+
+    def _validate(self, model: Any) -> dict[str, float]:
         """Validation metrics now; also the time they took, so that the last pass is the one that counts.
 
         Raises:
             MissingMetricError: where a metric is not finite. NotFiniteError: where a prediction is not.
         """
         bench = self._bench
-        found: Predictions = predict(inserted.peft_model, bench.validation, bench.device, bench.dtype)
+        found: Predictions = predict(model, bench.validation, bench.device, bench.dtype)
         quality = metrics(bench.task, found.logits, found.labels)
         self._found |= {"quality": quality, "evaluate_s": found.seconds, "latency_s": found.row_seconds}
         for name in bench.task.metrics:

@@ -90,7 +90,8 @@ def test_the_meta_build_agrees_with_the_loaded_model(folder: Path) -> None:
 @pytest.mark.parametrize(("dtype", "size"), [("auto", 4), ("float32", 4), ("bfloat16", 2)])
 def test_weights_are_loaded_in_the_dtype_asked_for(folder: Path, dtype: Any, size: int) -> None:
     model = load_base_model(ModelSpec(source=str(folder), dtype=dtype), TASK, 0).model
-    assert {parameter.element_size() for parameter in model.parameters()} == {size}
+    assert {parameter.element_size() for parameter in model.bert.parameters()} == {size}
+    assert {parameter.element_size() for parameter in model.classifier.parameters()} == {4}
 
 
 def test_the_fingerprint_follows_weights_and_config(folder: Path, tmp_path: Path) -> None:

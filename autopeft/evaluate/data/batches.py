@@ -26,15 +26,17 @@ class Padding:
     side: str = "right"
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Padding:
-        """The tokenizer's pad token, or its end-of-text token where it has none, as decoders do.
+    def of(cls, tokenizer: Any, pad_id: int | None = None) -> Padding:
+        """`pad_id`, else the tokenizer's pad token, or its end-of-text token where it has none, as decoders do.
 
-        A decoder's `config.pad_token_id` must be set to the same id, for its head looks for the last other token.
+        A decoder's `config.pad_token_id` must be the same id, for its head looks for the last other token.
 
         Raises:
             ValueError: where the tokenizer has neither.
         """
-        found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        found = pad_id
+        if found is None:
+            found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         if found is None:
             raise ValueError("the tokenizer has neither a pad token nor an end-of-text token to pad with")
         return cls(int(found), int(getattr(tokenizer, "pad_token_type_id", 0) or 0))
