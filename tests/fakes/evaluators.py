@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
 from autopeft.domain.ports import Evaluation, EvaluationTask
@@ -24,11 +25,14 @@ class FakeEvaluator:
 
     Faults: `nan`, `inf`, `missing` (of accuracy; `nan:train_peak_bytes` and so on of another), `raise`, `oom`, `exit`,
     `kill`, `kill-once` (the first attempt only), `sleep:SECONDS`, `stubborn` (sleeps through Ctrl-C), `recycle`,
-    `no-outcome`.
+    `no-outcome`. Candidates of a `burden` above `limit` run out of memory.
     """
 
-    def __init__(self, faults: dict[str, str], delay_s: float, rungs: int, log: str | None) -> None:
+    def __init__(
+        self, faults: dict[str, str], delay_s: float, rungs: int, log: str | None, limit: float = math.inf
+    ) -> None:
         self._faults = faults
+        self._limit = limit
         self._delay_s = delay_s
         self._rungs = rungs
         self._log = log
@@ -38,7 +42,7 @@ class FakeEvaluator:
     def evaluate(self, tasks: Sequence[EvaluationTask]) -> Evaluation:
         (task,) = tasks
         began = time.monotonic()
-        fault = self._faults.get(str(task.number), "")
+        fault = "oom" if burden(task.candidate) > self._limit else self._faults.get(str(task.number), "")
         self._write(f"began {task.number} {task.attempt} {os.getpid()}")
         measurements = known_measurements(task)
         reached = []
@@ -61,6 +65,7 @@ class FakeEvaluator:
             folder = Path(task.artefact_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "adapter_model.safetensors").write_bytes(b"fake")
+            (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
         self._write(f"ended {task.number} {task.attempt}")
         outcome = outcome.model_copy(update={"seconds": time.monotonic() - began})
         return {} if fault == "no-outcome" else {task.number: outcome}
@@ -76,6 +81,14 @@ class FakeEvaluator:
         if self._log is not None:
             with open(self._log, "a") as file:
                 file.write(line + "\n")
+
+
+def burden(candidate: Candidate) -> float:
+    """What stands for the memory that training needs: rank times layers, and half as much again for DoRA."""
+    return sum(
+        int(one.settings.get("rank", 1)) * len(one.layers) * (1.5 if one.settings.get("variant") == "dora" else 1.0)
+        for one in candidate.insertions
+    )
 
 
 def known_measurements(task: EvaluationTask) -> Measurements:
@@ -95,10 +108,14 @@ def known_measurements(task: EvaluationTask) -> Measurements:
 
 
 def build(
-    faults: dict[str, str] | None = None, delay_s: float = 0.0, rungs: int = 0, log: str | None = None
+    faults: dict[str, str] | None = None,
+    delay_s: float = 0.0,
+    rungs: int = 0,
+    log: str | None = None,
+    limit: float = math.inf,
 ) -> FakeEvaluator:
     """Target of an `EvaluatorRef`."""
-    return FakeEvaluator(faults or {}, delay_s, rungs, log)
+    return FakeEvaluator(faults or {}, delay_s, rungs, log, limit)
 
 
 def build_never(**_: Any) -> FakeEvaluator:
@@ -116,7 +133,7 @@ def _fault(fault: str, task: EvaluationTask, measurements: Measurements) -> Outc
         raise ValueError("this candidate is cursed")
     if kind == "oom":
         text = "Out of memory: 2 GiB asked, 1 GiB free."
-        failure = Failure(reason=FailureReason.OUT_OF_MEMORY, text=text, violation=0.5)
+        failure = Failure(reason=FailureReason.OUT_OF_MEMORY, text=text)
         return Outcome(status=TrialStatus.INFEASIBLE, failure=failure, recycle_worker=True)
     if kind == "exit":
         os._exit(3)
