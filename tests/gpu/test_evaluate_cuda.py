@@ -155,6 +155,26 @@ def test_a_trial_that_fits_runs_after_one_that_did_not(tmp_path: Path) -> None:
     assert evaluator._bench.untouched.differences() == []
 
 
+def test_a_worker_cannot_fill_more_than_its_share(tmp_path: Path) -> None:
+    spec = opened(tmp_path)._bench.spec.model_dump(mode="json")
+    evaluator = open_evaluator(spec, device="cuda", gpu_share=0.25)
+    assert run(evaluator, tmp_path, 0).status is TrialStatus.COMPLETE
+    total = torch.cuda.get_device_properties(0).total_memory
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(int(0.3 * total), dtype=torch.uint8, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_half_precision_base_trains_its_head_in_float32(tmp_path: Path, dtype: str) -> None:
+    evaluator = opened(tmp_path, model={"source": str(tmp_path / "bert"), "dtype": dtype})
+    outcome = run(evaluator, tmp_path, 0)
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    assert outcome.measurements is not None
+    assert outcome.measurements.dtype == f"{dtype}, bfloat16 autocast"
+    head = evaluator._bench.model.get_submodule(evaluator._bench.layout.head_paths[0])
+    assert {parameter.dtype for parameter in head.parameters()} == {torch.float32}
+
+
 def test_a_peak_above_the_limit_is_infeasible(tmp_path: Path) -> None:
     needed = run(opened(tmp_path), tmp_path, 0).measurements
     assert needed is not None
