@@ -50,10 +50,16 @@ ENDS: dict[int, tuple[TrialStatus, FailureReason | None]] = {
 
 
 class Program:
-    """`tests.fakes.run_search` in a process of its own."""
+    """`tests.fakes.run_search`, or another module, in a process of its own."""
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None, **asked: Any) -> None:
-        command = [sys.executable, "-m", "tests.fakes.run_search", str(folder), json.dumps(asked)]
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        module: str = "tests.fakes.run_search",
+        **asked: Any,
+    ) -> None:
+        command = [sys.executable, "-m", module, str(folder), json.dumps(asked)]
         # A group of its own, so that a signal can be sent as a terminal sends it.
         self.process = subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""A program that a test can kill: one toy search on a SQLite file, the same command begins it and goes on with it.
+"""A program that a test can kill: a search with TPE on a SQLite file, the same command begins it and goes on with it.
 
     python -m tests.fakes.run_search FOLDER JSON
 
@@ -15,8 +15,9 @@ from autopeft.cluster.campaign import Campaign, RunEnd
 from autopeft.cluster.local_runner import LocalRunner
 from autopeft.domain.events import Event, RunOpened, TrialEnded, TrialStarted
 from autopeft.domain.ports import EvaluatorRef, Resources
+from autopeft.search import make_sampler
 from autopeft.store import open_store
-from tests.fakes.searches import ToySampler, toy_campaign, toy_record
+from tests.fakes.searches import ToySpace, toy_campaign, toy_objectives, toy_record
 
 
 def show(event: Event) -> None:
@@ -36,7 +37,8 @@ def main() -> int:
     record = toy_record(budget=str(asked["trials"]))
     run = store.open(record.name) or store.create(record)
     workers = asked.get("workers", 1)
-    campaign = toy_campaign(run, folder, sampler=ToySampler(), workers=workers, on_event=show)
+    sampler = make_sampler("tpe", ToySpace(), toy_objectives(), 0)
+    campaign = toy_campaign(run, folder, sampler=sampler, workers=workers, on_event=show)
     evaluator = EvaluatorRef(target="tests.fakes.evaluators:build", arguments=asked["evaluator"])
     resources = Resources(workers=workers, cpus_per_worker=1, gpus_per_worker=0)
     end = _run(asked["runner"], evaluator, resources, campaign)
