@@ -9,46 +9,16 @@ from typing import Any
 
 import pytest
 
-from autopeft.cluster.campaign import Campaign, Done, Wait
+from autopeft.cluster.campaign import Done, Wait
 from autopeft.domain.budget import Budget
 from autopeft.domain.errors import RunBusyError
 from autopeft.domain.events import Event, RungReached, RunOpened, TrialEnded, TrialStarted
 from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialStatus
+from tests.fakes.campaigns import begun, complete, crash, drive, store_of
 from tests.fakes.evaluators import known_measurements
-from tests.fakes.searches import ToySampler, toy_campaign, toy_record
-from tests.fakes.stores import MemoryRunStore
-
-
-def store_of(budget: str = "12", **more: Any) -> MemoryRunStore:
-    return MemoryRunStore(toy_record(budget=budget, **more))
-
-
-def begun(campaign: Campaign) -> EvaluationTask:
-    task = campaign.next()
-    assert isinstance(task, EvaluationTask)
-    return task
-
-
-def complete(task: EvaluationTask, **quality: float) -> Outcome:
-    measurements = known_measurements(task)
-    if quality:
-        measurements = measurements.model_copy(update={"quality": quality})
-    return Outcome(status=TrialStatus.COMPLETE, measurements=measurements, seconds=1.0)
-
-
-def crash() -> Outcome:
-    failure = Failure(reason=FailureReason.EXCEPTION, text="ValueError: cursed")
-    return Outcome(status=TrialStatus.CRASHED, failure=failure, seconds=1.0)
-
-
-def drive(campaign: Campaign, outcome_of: Any = complete) -> str:
-    """One worker, to the end."""
-    while isinstance(task := campaign.next(), EvaluationTask):
-        campaign.finish(task, outcome_of(task))
-    assert isinstance(task, Done)
-    return task.why
+from tests.fakes.searches import ToySampler, toy_campaign
 
 
 def test_row_is_running_before_the_task_leaves_and_ended_before_the_sampler_and_listeners_hear(tmp_path: Path) -> None:
@@ -326,60 +296,6 @@ def test_closing_puts_running_trials_back(tmp_path: Path) -> None:
     campaign.close()
     assert [trial.status for trial in store.trials()] == [TrialStatus.PENDING] * 2
     assert store.calls[-1] == "close"
-
-
-def adapter(task: EvaluationTask) -> Path:
-    folder = Path(task.artefact_dir)
-    folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_bytes(b"x")
-    return folder
-
-
-def test_adapters_of_dominated_trials_are_deleted_and_those_of_running_ones_kept(tmp_path: Path) -> None:
-    campaign = toy_campaign(store_of(), tmp_path, workers=3)
-    campaign.open()
-    tasks = [begun(campaign) for _ in range(3)]
-    folders = [adapter(task) for task in tasks]
-    assert folders[0].name == f"0000-{tasks[0].candidate.digest}"
-    memory = known_measurements(tasks[0]).train_peak
-    better = known_measurements(tasks[1]).model_copy(update={"quality": {"accuracy": 0.99}, "train_peak": memory})
-    campaign.finish(tasks[0], complete(tasks[0], accuracy=0.5))
-    assert folders[0].is_dir()
-    campaign.finish(tasks[1], Outcome(status=TrialStatus.COMPLETE, measurements=better))
-    assert [folder.is_dir() for folder in folders] == [False, True, True]
-    campaign.finish(tasks[2], crash())
-    assert [folder.is_dir() for folder in folders] == [False, True, False]
-    campaign.close()
-
-
-def test_all_adapters_are_kept_where_asked(tmp_path: Path) -> None:
-    campaign = toy_campaign(store_of("4"), tmp_path, keep_adapters="all")
-    campaign.open()
-    folders = []
-    while isinstance(task := campaign.next(), EvaluationTask):
-        folders.append(adapter(task))
-        campaign.finish(task, complete(task, accuracy=0.1))
-    assert all(folder.is_dir() for folder in folders)
-    campaign.close()
-
-
-def test_opening_deletes_dominated_adapters_that_a_killed_session_left_and_nothing_else(tmp_path: Path) -> None:
-    store = store_of("6")
-    campaign = toy_campaign(store, tmp_path, keep_adapters="all")
-    campaign.open()
-    while isinstance(task := campaign.next(), EvaluationTask):
-        adapter(task)
-        campaign.finish(task, complete(task))
-    campaign.close()
-    foreign = tmp_path / "artefacts" / "notes"
-    foreign.mkdir()
-    again = toy_campaign(store, tmp_path)
-    again.open()
-    left = {int(folder.name[:4]) for folder in (tmp_path / "artefacts").iterdir() if folder != foreign}
-    assert left == again.front.numbers
-    assert foreign.is_dir()
-    assert len(left) < 6
-    again.close()
 
 
 def test_the_front_of_each_event_is_the_front_of_everything_ended(tmp_path: Path) -> None:
