@@ -111,7 +111,7 @@ def candidate_text(trial: Trial) -> str:
         rank = settings.pop("rank", None)
         parts.append(f"{name} r{rank}" if rank is not None else name)
         parts.append(",".join(short for role, short in _SHORT.items() if role in insertion.modules))
-        parts.append(f"layers {ranges(insertion.layers)}")
+        parts.append(f"layer{'s' if len(insertion.layers) != 1 else ''} {ranges(insertion.layers)}")
     if not parts:
         parts.append("head only")
     parts.append(f"lr {setting(trial.candidate.learning_rate)}")
