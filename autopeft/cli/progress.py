@@ -118,6 +118,9 @@ class PlainProgress(Progress):
         match event:
             case RunOpened():
                 self._line(self.opening())
+            case TrialEnded(trial) if not trial.status.ended:
+                why = f": {trial.failure.text}" if trial.failure else ""
+                self._line(f"trial {trial.number} will be started again{why}")
             case TrialEnded(trial, values):
                 left = self.seconds_left()
                 parts = [f"trial {trial.number} {trial.status.value}"]

@@ -91,6 +91,12 @@ def test_failures_and_notices_are_told_with_their_words(screen):
     assert "trial 1 infeasible | Out of [memory]: 2 GiB asked." in screen.getvalue()
 
 
+def test_a_trial_that_goes_back_is_said_to_be_started_again(screen):
+    failure = Failure(reason=FailureReason.WORKER_DIED, text="Its worker died.")
+    told(PlainProgress(Console(file=screen, width=200)), opened(), ended(trial(1, TrialStatus.PENDING, failure), 0))
+    assert "trial 1 will be started again: Its worker died." in screen.getvalue()
+
+
 def test_the_live_display_shows_budget_statuses_running_trials_and_the_front(screen):
     progress = LiveProgress(Console(file=screen, width=120, force_terminal=False))
     told(
