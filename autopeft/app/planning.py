@@ -120,8 +120,7 @@ def decide_resources(asked: ResourceSpec, facts: DeviceFacts) -> Resources:
     """Fill in what the spec leaves open.
 
     One worker per GPU, or as many as asked for, which then share the GPUs. Without one, as many workers as there are
-    cores, at most four, which share the cores: several single-threaded trials get more done on small models than one
-    trial with all threads.
+    cores, at most four, which share the cores.
 
     Raises:
         UserError: where a GPU is asked for and this machine, which is to run the search, has none, or the workers
