@@ -206,7 +206,7 @@ def test_a_hub_that_cannot_be_reached(refused, monkeypatch):
 def test_a_run_name_that_another_spec_has(refused, tmp_path):
     from autopeft.domain.spec import SearchSpec
 
-    run_folder.RunFolder(tmp_path / "runs" / "mine").begin(SearchSpec(name="mine", seed=7), {})
+    run_folder.RunFolder(tmp_path / "runs" / "mine").begin(SearchSpec(name="mine", seed=7), {}, "trials.db")
     refused(["search", "--name", "mine"], "mine", "seed: 7 -> 0", "another --name")
 
 
