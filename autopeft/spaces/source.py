@@ -78,9 +78,7 @@ def read(text: str, origin: str, what: str = "a search space") -> Source:
     except ValueError as error:  # such as a date that the calendar lacks
         raise UserError(Problem(origin, f"cannot be read: {error}", "YAML")) from error
     if node is None:
-        raise UserError(
-            Problem(origin, "the file is empty", what, "See the README for an example.")
-        )
+        raise UserError(Problem(origin, "the file is empty", what, "See the README for an example."))
     source = Source(origin, values)
     _walk(node, (), source)
     return source
