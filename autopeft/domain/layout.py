@@ -20,6 +20,13 @@ class Role(StrEnum):
     FFN_OUT = "ffn.out"
 
 
+class TaskName(StrEnum):
+    """What a model with its head is trained for; regression is a classification with one output."""
+
+    SEQUENCE_CLASSIFICATION = "sequence-classification"
+    CAUSAL_LM = "causal-lm"
+
+
 class ModuleLayout(BaseModel):
     """One linear module of one layer."""
 
@@ -30,6 +37,18 @@ class ModuleLayout(BaseModel):
     """Dotted path from the model that `AutoModelFor…` returns."""
     in_features: int
     out_features: int
+    bias: bool = False
+
+
+class NormLayout(BaseModel):
+    """One normalisation of one layer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """Dotted path from the model that `AutoModelFor…` returns."""
+    parameters: int
+    """Weights and biases."""
 
 
 class LayerLayout(BaseModel):
@@ -40,6 +59,13 @@ class LayerLayout(BaseModel):
     index: int
     path: str
     modules: tuple[ModuleLayout, ...]
+    norms: tuple[NormLayout, ...] = ()
+    attention: str = ""
+    """Path of the submodule that holds the query, key and value projections; empty where there is none."""
+    parameters: int = 0
+    """All parameters of the block."""
+    biases: int = 0
+    """Parameters of the block that are called `bias`, those of its norms included."""
 
     def module(self, role: str) -> ModuleLayout | None:
         """The module of this role, or None where the layer has none."""
@@ -56,15 +82,27 @@ class ModelLayout(BaseModel):
     hidden_size: int
     heads: int
     kv_heads: int
+    head_dim: int = 0
+    """Width of one head of keys and values."""
     layers: tuple[LayerLayout, ...]
     head_paths: tuple[str, ...]
-    """Modules outside the layers that are new for the task and trained whole (`classifier`, `score`)."""
+    """Modules outside the layers that are new for the task and trained whole (`classifier`, `score`).
+
+    Empty for causal language modelling, whose head is the base model's own.
+    """
+    head_parameters: int = 0
+    """Parameters of these modules."""
     parameters: int
     """Parameters of the base model with its head."""
     weights_bytes: int
     """Bytes of these parameters and of the buffers, in the dtype they are loaded in."""
     max_positions: int | None = None
     """Longest sequence in tokens that the model takes, where its config says so."""
+    task: TaskName = TaskName.SEQUENCE_CLASSIFICATION
+    causal: bool = False
+    """Whether a token sees only those before it: a decoder."""
+    quantised: bool = False
+    """Whether the frozen weights are held in 4 or 8 bits."""
 
     def roles(self) -> tuple[Role, ...]:
         """The roles that every layer has, in the order of `Role`."""

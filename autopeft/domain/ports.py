@@ -14,8 +14,8 @@ from autopeft.domain.candidate import Candidate, Insertion, Setting
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.measurements import Rung
+from autopeft.domain.method import MethodFacts
 from autopeft.domain.results import RunRecord, ScoredTrial
-from autopeft.domain.space import Domain
 from autopeft.domain.trial import Outcome, Trial, TrialStatus
 
 
@@ -23,15 +23,28 @@ class MethodRules(Protocol):
     """What binding a space must know of a PEFT method, without importing torch."""
 
     @property
-    def name(self) -> str: ...
+    def facts(self) -> MethodFacts: ...
 
-    @property
-    def settings(self) -> Mapping[str, Domain]:
-        """The knobs that `Insertion.settings` must give, each with the largest domain the method takes."""
+    def default_modules(self, layout: ModelLayout) -> tuple[str, ...]:
+        """The roles that the method's paper or library puts it into, sorted, of those that the model has.
+
+        Empty where it takes no modules.
+        """
         ...
 
     def problems(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
         """What is wrong with putting this insertion into this model; empty where it fits."""
+        ...
+
+    def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
+        """How many parameters it trains, the head excluded: the closed form, from the layout alone."""
+        ...
+
+    def occupied(self, insertion: Insertion, layout: ModelLayout) -> frozenset[str]:
+        """What it claims: two insertions of one candidate that claim the same cannot both be trained.
+
+        A method that wraps a linear module claims its path; one that trains a parameter in place, the parameter's.
+        """
         ...
 
 
