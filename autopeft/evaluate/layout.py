@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.layout import LayerLayout, ModelLayout, ModuleLayout, Role
+from autopeft.domain.layout import LayerLayout, ModelLayout, ModuleLayout, NormLayout, Role, TaskName
 
 _WORDS = {
     Role.QUERY: re.compile(r"q|wq|to_q|q_(proj|lin|attn)|query(_proj|_layer)?", re.IGNORECASE),
@@ -34,26 +34,30 @@ def inspect_layout(model: Any, new_parameters: Iterable[str] = ()) -> ModelLayou
         UserError: where no repeated block is found, or the checkpoint lacks weights inside the blocks.
     """
     path, blocks = _blocks(model)
-    layers = tuple(
-        LayerLayout(index=index, path=f"{path}.{name}", modules=_modules(f"{path}.{name}", block))
-        for index, (name, block) in enumerate(blocks)
-    )
+    layers = tuple(_layer(index, f"{path}.{name}", block) for index, (name, block) in enumerate(blocks))
     if not any(layer.modules for layer in layers):
         raise _unusable(model, "its blocks hold no linear module of a known role")
     config = model.config.get_text_config()
     hidden = getattr(config, "hidden_size", None) or _commonest_width(layers)
-    heads = getattr(config, "num_attention_heads", None) or 1
+    heads_count = getattr(config, "num_attention_heads", None) or 1
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    task = TaskName.SEQUENCE_CLASSIFICATION if model.get_output_embeddings() is None else TaskName.CAUSAL_LM
+    heads = _head_paths(model, path, tuple(new_parameters), task)
     return ModelLayout(
         model_type=str(model.config.model_type),
         hidden_size=hidden,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        heads=heads_count,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads_count,
         layers=layers,
-        head_paths=_head_paths(model, path, tuple(new_parameters)),
+        head_dim=getattr(config, "head_dim", None) or hidden // heads_count,
+        head_paths=heads,
+        head_parameters=sum(part.numel() for head in heads for part in model.get_submodule(head).parameters()),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         max_positions=_max_positions(model, config),
+        task=task,
+        causal=any(getattr(module, "is_causal", False) is True for module in model.modules()),
+        quantised=bool(getattr(model, "is_quantized", False)),
     )
 
 
@@ -63,7 +67,8 @@ def head_paths(model: Any, new_parameters: Iterable[str] = ()) -> tuple[str, ...
     Raises:
         UserError: as `inspect_layout`.
     """
-    return _head_paths(model, _blocks(model)[0], tuple(new_parameters))
+    task = TaskName.SEQUENCE_CLASSIFICATION if model.get_output_embeddings() is None else TaskName.CAUSAL_LM
+    return _head_paths(model, _blocks(model)[0], tuple(new_parameters), task)
 
 
 def linear_modules(block: nn.Module) -> list[tuple[str, nn.Module, int, int]]:
@@ -96,7 +101,28 @@ def _blocks(model: Any) -> tuple[str, list[tuple[str, nn.Module]]]:
     return best[1], best[2]
 
 
+def _layer(index: int, path: str, block: nn.Module) -> LayerLayout:
+    modules = _modules(path, block)
+    norms = tuple(
+        NormLayout(path=f"{path}.{name}", parameters=sum(part.numel() for part in module.parameters(recurse=False)))
+        for name, module in block.named_modules()
+        if "norm" in type(module).__name__.lower() and any(True for _ in module.parameters(recurse=False))
+    )
+    parts = {module.role: module.path.removeprefix(f"{path}.") for module in modules}
+    projections = [parts[role] for role in (Role.QUERY, Role.KEY, Role.VALUE, Role.QKV) if role in parts]
+    return LayerLayout(
+        index=index,
+        path=path,
+        modules=modules,
+        norms=norms,
+        attention=f"{path}.{_container(projections)}".rstrip(".") if projections else "",
+        parameters=sum(part.numel() for part in block.parameters()),
+        biases=sum(part.numel() for name, part in block.named_parameters() if name.rpartition(".")[2] == "bias"),
+    )
+
+
 def _modules(path: str, block: nn.Module) -> tuple[ModuleLayout, ...]:
+    biased = {name for name, module, _, _ in linear_modules(block) if getattr(module, "bias", None) is not None}
     linears = [entry for entry in linear_modules(block) if not _CROSS.search(entry[0])]
     roles: dict[Role, tuple[str, int, int]] = {}
     for name, _, rows, columns in linears:
@@ -118,7 +144,7 @@ def _modules(path: str, block: nn.Module) -> tuple[ModuleLayout, ...]:
         )
     roles.update(_feed_forward(rest, width))
     return tuple(
-        ModuleLayout(role=role, path=f"{path}.{name}", in_features=rows, out_features=columns)
+        ModuleLayout(role=role, path=f"{path}.{name}", in_features=rows, out_features=columns, bias=name in biased)
         for role in Role
         if role in roles
         for name, rows, columns in [roles[role]]
@@ -185,12 +211,17 @@ def _feed_forward(rest: Sequence[tuple[str, int, int]], width: int) -> dict[Role
     return found
 
 
-def _head_paths(model: Any, blocks_path: str, new_parameters: tuple[str, ...]) -> tuple[str, ...]:
-    """Modules with parameters outside the pretrained body, then those inside it that the checkpoint lacks."""
+def _head_paths(model: Any, blocks_path: str, new_parameters: tuple[str, ...], task: TaskName) -> tuple[str, ...]:
+    """Modules with parameters outside the pretrained body, then those inside it that the checkpoint lacks.
+
+    The head of a language model is pretrained like its body, so that it is no new one.
+    """
     body = model.base_model_prefix
     if not hasattr(model, body):
         body = blocks_path.split(".")[0]
     heads = [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+    if task is TaskName.CAUSAL_LM:
+        heads = []
     lost = []
     for name in new_parameters:
         path = name.rpartition(".")[0]

@@ -64,7 +64,7 @@ class Method(ABC):
         return tuple(sorted(role.value for role in roles))
 
     def problems(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
-        """What is wrong with the insertion on this model; `Problem.where` is `method`, `layers`, `modules` or a setting.
+        """What is wrong with the insertion on this model; `Problem.where` is `method`, `layers`, `modules` or a knob.
 
         What is particular to the method (`misfits`) is asked only of insertions that are right in form.
         """
@@ -129,6 +129,9 @@ class PeftMethod(Method):
 
 class OwnMethod(Method):
     """A method that is ours: small modules beside the model's, or some of its own parameters trained in place."""
+
+    in_place = False
+    """Whether it trains parameters of the base; then it is attached before any other insertion moves them."""
 
     @abstractmethod
     def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str) -> Attached:
