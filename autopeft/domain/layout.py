@@ -38,6 +38,8 @@ class ModuleLayout(BaseModel):
     in_features: int
     out_features: int
     bias: bool = False
+    transposed: bool = False
+    """Whether its weight is held as [in_features, out_features]: GPT-2's `Conv1D`, no `nn.Linear`."""
 
 
 class NormLayout(BaseModel):
