@@ -32,6 +32,8 @@ class MethodFacts:
     """The setting that decides how much is trained, as a rank does; None where there is none."""
     ladder: tuple[Setting, ...] = ()
     """Values of the knob worth trying, from few to many trainable parameters."""
+    learning_rates: tuple[float, float] = (1e-4, 1e-2)
+    """Lowest and highest peak learning rate worth trying with AdamW; methods differ by a hundred times."""
     takes_layers: bool = True
     """Whether it can be put into some layers only; else an insertion names all of them."""
     takes_modules: bool = True

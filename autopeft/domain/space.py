@@ -112,8 +112,8 @@ class Space(Protocol):
         """Parents before children, so that one pass decides what is active."""
         ...
 
-    def resolve(self, values: Mapping[str, Setting]) -> Candidate:
-        """The candidate that these values of the active parameters stand for.
+    def resolve(self, values: Mapping[str, Setting]) -> Candidate | None:
+        """The candidate that these values of the active parameters stand for; None where they stand for none.
 
         Raises:
             UserError: where a value is missing or outside its domain.
@@ -121,7 +121,7 @@ class Space(Protocol):
         ...
 
     def size(self) -> int | None:
-        """How many different settings of the parameters there are, None where one is continuous.
+        """How many settings of the parameters stand for a candidate, None where one is continuous.
 
         Candidates may be fewer, where several settings stand for one.
         """

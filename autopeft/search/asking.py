@@ -110,7 +110,7 @@ class HistorySampler:
             if attempt >= self._tries + _RANDOM_TRIES and best is not None:
                 break
             candidate = self._space.resolve(values)
-            if candidate.digest in taken:
+            if candidate is None or candidate.digest in taken:
                 continue
             params, distributions = encode(self._space.parameters, values)
             risk = 0.0 if feasibility is None else feasibility.risk(params)
