@@ -1,50 +1,129 @@
-"""Writing a trained adapter so that plain peft loads it, and loading one."""
+"""Writing a trained adapter so that others load it, and loading one.
+
+One method of peft becomes a folder of peft's, which `PeftModel.from_pretrained` loads. Mixes and our own methods become
+`adapter_model.safetensors`, with every tensor that is new or trained, and `autopeft_adapter.json`, which says how to
+make the places for them; `autopeft.load_adapter` loads both kinds.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
+import tempfile
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft.config import PeftConfig
+from safetensors.torch import load_file, save_file
 
+from autopeft.domain.candidate import Insertion
+from autopeft.evaluate.composition import Composed, compose, load_state
 from autopeft.evaluate.insertion import Inserted
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.untouched import Untouched
 
 WEIGHTS = "adapter_model.safetensors"
+RECORD = "autopeft_adapter.json"
 PREDICTIONS = "test_predictions.json"
+_FORMAT = 1
 
 
 def save_adapter(inserted: Inserted, folder: Path) -> int:
-    """Write `adapter_model.safetensors` and `adapter_config.json`, head included; returns the weights file's bytes.
+    """Write the adapter, head included; returns the weights file's bytes.
 
-    The folder appears whole or not at all, even where the machine stops at once. An adapter whose initialisation
-    changed the base weights (PiSSA) is written as the plain LoRA of twice the rank that does the same on the untouched
-    base: A' = [A; A0], B' = [B, -B0], because W_res + s B A = W + s (B A - B0 A0). Up to rounding: where the base is in
-    half precision, W_res is not what the equation says (see `TrialRun`).
+    The folder appears whole or not at all, even where the machine stops at once. An adapter of peft's whose
+    initialisation changed the base weights (PiSSA) is written as the plain LoRA of twice the rank that does the same on
+    the untouched base: A' = [A; A0], B' = [B, -B0], because W_res + s B A = W + s (B A - B0 A0). Up to rounding: where
+    the base is in half precision, W_res is not what the equation says (see `TrialRun`).
     """
-    state = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in get_peft_model_state_dict(inserted.peft_model, save_embedding_layers=False).items()
+    with _whole(folder) as unfinished:
+        if inserted.composed is not None:
+            _write_composed(inserted, inserted.composed, unfinished)
+        else:
+            _write_peft(inserted, unfinished)
+    return (folder / WEIGHTS).stat().st_size
+
+
+def load_adapter(model: Any, folder: Path, untouched: Untouched | None = None) -> Any:
+    """The adapter on `model`, exactly as anyone loads it; returns what to call.
+
+    Args:
+        model: What `AutoModelFor…` returned, as it was before training; a composition changes it in place.
+        folder: That `save_adapter` wrote.
+        untouched: Of the model, where it is to be put back later.
+
+    Raises:
+        ValueError: where the adapter does not fit the model.
+    """
+    if not (folder / RECORD).is_file():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PeftModel.from_pretrained(model, str(folder))
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    layout = inspect_layout(model).model_copy(update={"head_paths": tuple(record["head_paths"])})
+    insertions = [Insertion.model_validate(one) for one in record["insertions"]]
+    configs = [one and PeftConfig.from_peft_type(**one) for one in record["peft_configs"]]
+    compose(untouched or Untouched(model), insertions, layout, configs=configs)
+    load_state(model, load_file(folder / WEIGHTS))
+    return model.requires_grad_(False).eval()
+
+
+def _write_composed(inserted: Inserted, composed: Composed, folder: Path) -> None:
+    model = inserted.model
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    save_file({name: _copied(tensors[name]) for name in composed.names}, folder / WEIGHTS, metadata={"format": "pt"})
+    record = {
+        "format": _FORMAT,
+        "base_model_name_or_path": model.name_or_path,
+        "task": inserted.layout.task.value,
+        "head_paths": inserted.layout.head_paths,
+        "insertions": [one.model_dump(mode="json") for one in inserted.insertions],
+        "peft_configs": [config and _as_json(config) for config in composed.configs],
     }
-    config = copy.deepcopy(inserted.peft_model.peft_config["default"])
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_peft(inserted: Inserted, folder: Path) -> None:
+    found = get_peft_model_state_dict(inserted.model, save_embedding_layers=False)
+    state = {name: _copied(tensor) for name, tensor in found.items()}
+    config = copy.deepcopy(inserted.model.peft_config["default"])
     config.inference_mode = True
     if inserted.initial:
         _subtract_initial(state, inserted.initial)
         config.init_lora_weights = True
         config.r *= 2
         config.lora_alpha *= 2
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+
+
+def _as_json(config: Any) -> Any:
+    """What peft itself would write, because it knows which fields belong there and how."""
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `folder` when it is full and on the disk."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     try:
         unfinished.mkdir()
-        save_file(state, unfinished / WEIGHTS, metadata={"format": "pt"})
-        config.save_pretrained(str(unfinished))
+        yield unfinished
         for path in (*unfinished.iterdir(), unfinished):
             _to_disk(path)
         if folder.exists():
@@ -53,7 +132,6 @@ def save_adapter(inserted: Inserted, folder: Path) -> int:
         _to_disk(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return (folder / WEIGHTS).stat().st_size
 
 
 def _to_disk(path: Path) -> None:
@@ -63,13 +141,6 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def load_adapter(model: Any, folder: Path) -> PeftModel:
-    """The adapter on `model`, exactly as anyone with peft alone loads it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(model, str(folder))
 
 
 def _subtract_initial(state: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]) -> None:

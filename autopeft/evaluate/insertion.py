@@ -1,12 +1,10 @@
-"""Putting PEFT modules into the shared base model, and taking them out without a trace."""
+"""Putting a candidate's PEFT modules, and the head, into the shared base model."""
 
 from __future__ import annotations
 
-import gc
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,178 +13,167 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from autopeft.domain.candidate import Candidate
+from autopeft.domain.candidate import Candidate, Insertion
 from autopeft.domain.layout import ModelLayout
-from autopeft.domain.results import TaskInfo
-from autopeft.evaluate.methods import METHODS
-from autopeft.evaluate.methods.lora import head_only_config
+from autopeft.evaluate import composition
+from autopeft.evaluate.composition import Composed
+from autopeft.evaluate.heads import head_arguments, head_only_config
+from autopeft.evaluate.methods import METHODS, Calibration, PeftMethod
+from autopeft.evaluate.outcomes import named
+from autopeft.evaluate.untouched import Untouched, removed_afterwards
 
-_TABLES = tuple(key for key, value in vars(nn.Module()).items() if isinstance(value, dict))
-"""The dictionaries of a module that change when something is inserted: children, parameters, buffers, hooks."""
+__all__ = ["Inserted", "Untouched", "insert", "module_names", "peft_config", "removed_afterwards"]
 
-
-def peft_config(candidate: Candidate, layout: ModelLayout, task: TaskInfo) -> Any:
-    """The peft configuration of a candidate; without insertions it trains the head alone.
-
-    Raises:
-        UserError: where the candidate does not fit the model. ValueError: for more than one insertion, which one
-            adapter cannot express, or an unknown method.
-    """
-    if not candidate.insertions:
-        return head_only_config(layout)
-    if len(candidate.insertions) > 1:
-        raise ValueError(f"one insertion per candidate can be trained, this one has {len(candidate.insertions)}")
-    insertion = candidate.insertions[0]
-    if insertion.method not in METHODS:
-        raise ValueError(f"no PEFT method is called '{insertion.method}'; there are {', '.join(METHODS)}")
-    return METHODS[insertion.method].peft_config(insertion, layout, task)
-
-
-_PIECE = 1 << 22
-"""Elements that are summed at a time: a sum in int64 copies them, and whole tensors would take up to 4 times theirs."""
-
-
-class _Attributes:
-    """What one module of the base model was: its attributes by reference, its tables by shallow copy."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._attributes = dict(vars(module))
-        self._tables = {key: vars(module)[key].copy() for key in _TABLES}
-
-    def restore(self) -> None:
-        vars(self._module).clear()
-        vars(self._module).update(self._attributes)
-        for key, table in self._tables.items():
-            # In place, because a hook's handle holds its table.
-            self._attributes[key].clear()
-            self._attributes[key].update(table)
-
-    def differences(self) -> list[str]:
-        """Names of attributes that are not the object that they were, and of tables with other entries."""
-        now = vars(self._module)
-        found = [key for key in self._attributes.keys() | now.keys() if now.get(key) is not self._attributes.get(key)]
-        for key, table in self._tables.items():
-            entries = self._attributes[key]
-            if entries.keys() != table.keys() or any(entries[name] is not table[name] for name in table):
-                found.append(key)
-        return [f"{type(self._module).__name__}.{key}" for key in found]
-
-
-class Untouched:
-    """The state of a base model, to go back to and to compare with.
-
-    Modules, hooks, attributes and `requires_grad` are kept by reference, which costs nothing. Parameters are copied
-    only where a method overwrites them (`keep`), into host memory, so that the copy is no part of a measured peak.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self._config = dict(vars(model.config))
-        self._modules = [_Attributes(module) for module in model.modules()]
-        self._requires_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        self._sums = self._checksums()
-        self._kept: dict[str, torch.Tensor] = {}
-
-    def keep(self, paths: Iterable[str]) -> None:
-        """Copy the weights of these modules, because what is about to be inserted changes them."""
-        for path in paths:
-            weight = self.model.get_submodule(path).weight
-            # On the CPU peft replaces the tensor and leaves its storage alone, so that a reference is enough.
-            self._kept[path] = weight.data.cpu() if weight.device.type != "cpu" else weight.data
-
-    def restore(self) -> None:
-        """Make the model what it was, whatever was inserted, trained or broken off in between."""
-        for module in self._modules:
-            module.restore()
-        for path, values in self._kept.items():
-            weight = self.model.get_submodule(path).weight
-            weight.data = values.to(weight.device)
-        self._kept = {}
-        vars(self.model.config).clear()
-        vars(self.model.config).update(self._config)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self._requires_grad[name])
-            parameter.grad = None
-
-    def differences(self) -> list[str]:
-        """Names of what is not as it was: tensors by their bits, modules by their attributes and tables."""
-        now = self._checksums()
-        found = [name for name in self._sums.keys() | now.keys() if self._sums.get(name) != now.get(name)]
-        for module in self._modules:
-            found += module.differences()
-        return sorted(found)
-
-    def _checksums(self) -> dict[str, int]:
-        """A sum over the bits of each parameter and buffer: one pass over memory, copied in small pieces."""
-        with torch.no_grad():
-            named = [*self.model.named_parameters(), *self.model.named_buffers()]
-            return {name: _checksum(tensor.detach()) for name, tensor in named}
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    patterns = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = tensor.contiguous().reshape(-1).view(patterns[tensor.element_size()])
-    return sum(int(piece.sum(dtype=torch.int64)) for piece in bits.split(_PIECE))
+NO_CALIBRATION = Calibration((), nullcontext)
 
 
 @dataclass
 class Inserted:
     """A base model with a candidate's PEFT modules in it, ready to train."""
 
-    peft_model: PeftModel
-    initial: dict[str, torch.Tensor]
+    model: Any
+    """What to call: a `PeftModel`, or the base model itself where the insertions were put into it in place."""
+    base: Any
+    """The model that `AutoModelFor…` returned."""
+    layout: ModelLayout
+    insertions: tuple[Insertion, ...]
+    composed: Composed | None = None
+    """What was put in place; None where `model` is a `PeftModel`."""
+    initial: dict[str, torch.Tensor] = field(default_factory=dict)
     """The adapter's first values on the host, where the exported adapter needs them (PiSSA); else empty."""
 
     @property
+    def method(self) -> PeftMethod | None:
+        """The one method of a `PeftModel`; None for the head alone or a composition."""
+        method = METHODS[self.insertions[0].method] if self.insertions and self.composed is None else None
+        return method if isinstance(method, PeftMethod) else None
+
+    @property
     def module_names(self) -> tuple[str, ...]:
-        """Paths of the modules that were replaced by ones with an adapter, as in the untouched model."""
-        return module_names(self.peft_model)
+        """Paths of the modules that a method acts on, as in the untouched model."""
+        return module_names(self.base) if self.composed is None else self.composed.modules
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters to train: PEFT weights and head."""
-        return [parameter for parameter in self.peft_model.parameters() if parameter.requires_grad]
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def head_parameters(self) -> int:
         """How many of them belong to the head."""
-        wrappers = [module for module in self.peft_model.modules() if isinstance(module, ModulesToSaveWrapper)]
-        return sum(part.numel() for wrapper in wrappers for part in wrapper.parameters() if part.requires_grad)
+        if self.composed is not None:
+            heads = [self.base.get_submodule(path) for path in self.layout.head_paths]
+        else:
+            heads = [module for module in self.model.modules() if isinstance(module, ModulesToSaveWrapper)]
+        return sum(part.numel() for head in heads for part in head.parameters() if part.requires_grad)
+
+    def optimizer(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+        """AdamW over everything trainable, or the optimiser that the method brings."""
+        own = None
+        if self.method is not None:
+            own = self.method.optimizer(self.model, self.insertions[0], learning_rate, weight_decay)
+        return own or torch.optim.AdamW(self.trainable(), lr=learning_rate, weight_decay=weight_decay)
+
+    def after_step(self, step: int) -> None:
+        """Tell the method that an optimiser step, counted from 1, was done; gradients are still there."""
+        if self.method is not None:
+            self.method.after_step(self.model, step)
+
+    def merged(self) -> Any:
+        """A plain model that predicts the same, the trained weights folded into those of the base.
+
+        Raises:
+            ValueError: where a method of the candidate cannot be merged.
+        """
+        stuck = [one.method for one in self.insertions if not METHODS[one.method].facts.merges]
+        if self.composed is not None:
+            stuck += [one.method for one in self.insertions if not getattr(METHODS[one.method], "in_place", False)]
+        if stuck:
+            raise ValueError(f"{', '.join(dict.fromkeys(stuck))} cannot be merged into the base here")
+        return self.base if self.composed is not None else self.model.merge_and_unload()
 
 
-def module_names(peft_model: PeftModel) -> tuple[str, ...]:
-    """Paths, from the base model, of every module that holds an adapter."""
-    base = peft_model.get_base_model()
-    return tuple(name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer))
+def insert(
+    untouched: Untouched,
+    candidate: Candidate,
+    layout: ModelLayout,
+    seed: int,
+    *,
+    steps: int = 1,
+    calibration: Calibration = NO_CALIBRATION,
+) -> Inserted:
+    """Put a candidate into the model; initial values are a function of `seed`.
 
+    One insertion of a method of peft, or none, is an ordinary `get_peft_model`. Several, or ours, are put into the
+    base model in place. The seed also starts the stream that dropout draws from afterwards.
 
-@contextmanager
-def removed_afterwards(untouched: Untouched) -> Iterator[None]:
-    """Whatever happens inside, the base model is bit for bit what it was when it ends."""
-    try:
-        yield
-    finally:
-        untouched.restore()
-        gc.collect()
+    Args:
+        untouched: Of the model; what must be put back later is kept in it.
+        candidate: What to put in.
+        layout: Of the model.
+        seed: Of initial values and dropout.
+        steps: Optimiser steps to come.
+        calibration: Rows for initialisations that look at data.
 
-
-def insert(untouched: Untouched, config: Any, seed: int) -> Inserted:
-    """Put the modules of a peft configuration into the model; initial values are a function of `seed`.
-
-    The seed also starts the stream that dropout draws from afterwards.
+    Raises:
+        UserError: where the candidate does not fit the model. ValueError: for an unknown method.
+        MethodError: where a method fails; it names the method.
     """
-    mutates = config.init_lora_weights == "pissa"
-    if mutates:
-        untouched.keep(tuple(config.target_modules))
-    torch.manual_seed(seed)
-    peft_model = quietly_wrapped(untouched.model, config)
+    insertions = candidate.insertions
+    known = [_method(insertion) for insertion in insertions]
+    if len(insertions) > 1 or any(not isinstance(method, PeftMethod) for method in known):
+        torch.manual_seed(seed)
+        composed = composition.compose(untouched, insertions, layout, steps=steps)
+        return Inserted(untouched.model, untouched.model, layout, insertions, composed)
+    config = peft_config(candidate, layout, steps)
+    if not insertions:
+        torch.manual_seed(seed)
+        return Inserted(quietly_wrapped(untouched.model, config), untouched.model, layout, insertions)
+    method, insertion = known[0], insertions[0]
+    assert isinstance(method, PeftMethod)
+    with named(insertion.method):
+        changes = method.changes_base(insertion)
+        if changes:
+            paths = layout.paths(insertion.layers, insertion.modules)
+            untouched.keep(part for path in paths for part in untouched.model.get_submodule(path).parameters())
+        torch.manual_seed(seed)
+        method.prepare(untouched.model, config, calibration)
+        torch.manual_seed(seed)
+        peft_model = quietly_wrapped(untouched.model, config)
+        method.started(peft_model, calibration)
     initial = {}
-    if mutates:
+    if changes:
         initial = {
             name: parameter.detach().to("cpu", copy=True)
             for name, parameter in peft_model.named_parameters()
             if "lora_A" in name or "lora_B" in name
         }
-    return Inserted(peft_model, initial)
+    return Inserted(peft_model, untouched.model, layout, insertions, None, initial)
+
+
+def peft_config(candidate: Candidate, layout: ModelLayout, steps: int = 1) -> Any:
+    """The peft configuration of a candidate with one insertion of a method of peft, or with none: the head alone.
+
+    Raises:
+        UserError: where the candidate does not fit the model. ValueError: for more than one insertion, or a method
+            that is unknown or not peft's.
+    """
+    if not candidate.insertions:
+        return head_only_config(layout)
+    if len(candidate.insertions) > 1:
+        raise ValueError(f"one peft configuration cannot say {len(candidate.insertions)} insertions")
+    insertion = candidate.insertions[0]
+    method = _method(insertion)
+    if not isinstance(method, PeftMethod):
+        raise ValueError(f"'{insertion.method}' is not a method of peft")
+    config = method.config(method.checked(insertion, layout), layout, steps)
+    for name, value in head_arguments(layout).items():
+        if value is not None:
+            setattr(config, name, value)
+    return config
+
+
+def module_names(base: Any) -> tuple[str, ...]:
+    """Paths, from the base model, of every module that holds an adapter of peft's."""
+    return tuple(name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer))
 
 
 def quietly_wrapped(model: Any, config: Any) -> PeftModel:
@@ -194,3 +181,9 @@ def quietly_wrapped(model: Any, config: Any) -> PeftModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_peft_model(model, config)
+
+
+def _method(insertion: Insertion) -> Any:
+    if insertion.method not in METHODS:
+        raise ValueError(f"no PEFT method is called '{insertion.method}'; there are {', '.join(METHODS)}")
+    return METHODS[insertion.method]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from autopeft.domain.candidate import Candidate
+from autopeft.domain.errors import UserError
 from autopeft.domain.measurements import Measurements, PeakMemory
 from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
-from autopeft.evaluate.train import NotFiniteError
 
 DETAIL_LINES = 30
 """Lines of a traceback that a failure keeps."""
@@ -25,6 +28,10 @@ _OUT_OF_MEMORY = (
 """What errors say, in lower case, when memory ran out."""
 
 
+class NotFiniteError(Exception):
+    """A loss or a prediction is NaN or infinite."""
+
+
 class OverLimitError(Exception):
     """The measured training peak is above the user's limit."""
 
@@ -39,8 +46,25 @@ class MissingMetricError(Exception):
     """Validation lacks a metric, or it is not finite."""
 
 
-def failed(error: Exception, measured: Measurements | None) -> Outcome:
-    """The outcome of a trial that ended with `error`; what was measured before is kept."""
+class MethodError(RuntimeError):
+    """A PEFT method failed where it was put in; the text begins with its name."""
+
+
+@contextmanager
+def named(method: str) -> Iterator[None]:
+    """Errors inside name the method; lack of memory and a user's mistake pass as they are."""
+    try:
+        yield
+    except (UserError, MethodError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise MethodError(f"{method}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def failed(error: Exception, measured: Measurements | None, candidate: Candidate) -> Outcome:
+    """The outcome of a trial that ended with `error`; what was measured before is kept, a crash names the methods."""
     if isinstance(error, OverLimitError):
         failure = Failure(reason=FailureReason.OVER_LIMIT, text=str(error), violation=error.violation)
         return Outcome(status=TrialStatus.INFEASIBLE, failure=failure, measurements=measured)
@@ -55,7 +79,9 @@ def failed(error: Exception, measured: Measurements | None) -> Outcome:
         text = f"out of memory: {first_line(error)}"
         failure = Failure(reason=FailureReason.OUT_OF_MEMORY, text=text, detail="\n".join(lines))
         return Outcome(status=TrialStatus.INFEASIBLE, failure=failure, measurements=measured, recycle_worker=True)
-    text = f"{type(error).__name__}: {first_line(error)}"
+    methods = " + ".join(one.method for one in candidate.insertions) or "head alone"
+    said = str(error) if isinstance(error, MethodError) else f"{methods}: {type(error).__name__}: {first_line(error)}"
+    text = f"method {said}" if candidate.insertions else said
     failure = Failure(reason=FailureReason.EXCEPTION, text=text, detail="\n".join(lines))
     return Outcome(status=TrialStatus.CRASHED, failure=failure, measurements=measured, recycle_worker=True)
 

@@ -21,12 +21,12 @@ from autopeft.evaluate.base_model import load_base_model
 from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, tokenised, train_batches
 from autopeft.evaluate.data.load import load_data
 from autopeft.evaluate.devices import choose_device, limit_share
-from autopeft.evaluate.insertion import Untouched, removed_afterwards
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.outcomes import failed, first_line, is_out_of_memory
 from autopeft.evaluate.quality import metrics, predictions
 from autopeft.evaluate.train import predict
 from autopeft.evaluate.trial_run import Bench, TrialRun
+from autopeft.evaluate.untouched import Untouched, removed_afterwards
 
 _LEAK_BYTES = 64 << 20
 """Device memory that a trial may leave behind (library workspaces grow on demand) before its worker is replaced."""
@@ -117,7 +117,7 @@ class TorchEvaluator:
         if self._test is None:
             raise UserError(Problem("data.test", "the data has no test split", "", "Give one with --test FILE."))
         with removed_afterwards(bench.untouched):
-            model = load_adapter(bench.model, Path(artefact_dir))
+            model = load_adapter(bench.model, Path(artefact_dir), bench.untouched)
             found = predict(model, self._test, bench.device, bench.dtype)
         rows = [row for batch in self._test for row in batch.row_ids]
         said = [text for _, text in sorted(zip(rows, predictions(bench.task, found.logits), strict=True))]
@@ -140,7 +140,7 @@ class TorchEvaluator:
                 run.restore()
             outcome = Outcome(status=status, measurements=run.measured())
         except Exception as error:
-            outcome = failed(error, run.measured())
+            outcome = failed(error, run.measured(), task.candidate)
             # The traceback's frames hold the trial's tensors.
             error.__traceback__ = None
         return outcome.model_copy(

@@ -18,13 +18,11 @@ from autopeft.domain.layout import ModelLayout
 from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.spec import TrainingSpec
 from autopeft.evaluate.data.batches import Batch
+from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.memory.peaks import PeakMeter, inference_meter, training_meter
+from autopeft.evaluate.outcomes import NotFiniteError
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-
-
-class NotFiniteError(Exception):
-    """A loss or a prediction is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def training_mode(model: Any, layout: ModelLayout) -> None:
+def training_mode(model: Any, base: Any, layout: ModelLayout) -> None:
     """Training mode where something is trained, evaluation mode, so no dropout, where nothing is.
 
     In evaluation mode are the blocks without a trainable parameter, and everything of the body outside the blocks that
@@ -113,7 +111,7 @@ def training_mode(model: Any, layout: ModelLayout) -> None:
         elif not any(parameter.requires_grad for parameter in module.parameters()):
             module.eval()
 
-    for name, child in model.get_base_model().named_children():
+    for name, child in base.named_children():
         if any(True for _ in child.parameters()):
             visit(name, child)
 
@@ -121,40 +119,39 @@ def training_mode(model: Any, layout: ModelLayout) -> None:
 class Training:
     """The training of one candidate, step by step.
 
-    AdamW over everything that requires a gradient, the learning rate by `transformers.get_scheduler` with
-    `ceil(warmup * steps)` warm-up steps, the loss the model's own, divided by the forward passes per step. No dropout
-    in layers that hold nothing trainable (`training_mode`).
+    AdamW over everything that requires a gradient, or the optimiser that the method brings; the learning rate by
+    `transformers.get_scheduler` with `ceil(warmup * steps)` warm-up steps; the loss the model's own, divided by the
+    forward passes per step. No dropout in layers that hold nothing trainable (`training_mode`).
     """
 
     def __init__(
         self,
-        model: Any,
+        inserted: Inserted,
         batches: Sequence[Batch],
         spec: TrainingSpec,
         learning_rate: float,
-        layout: ModelLayout,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         """`batches` holds `gradient_accumulation` batches per step, in the order of training."""
         # A decoder's cache of keys and values serves generation only; training would keep it for nothing.
-        model.config.use_cache = False
-        self._model = model
+        inserted.base.config.use_cache = False
+        self._inserted = inserted
+        self._model = inserted.model
         self._batches = batches
         self._spec = spec
-        self._layout = layout
         self._device = device
         self._dtype = dtype
         self._accumulate = spec.gradient_accumulation
         self.steps = len(batches) // self._accumulate
         self._rungs = frozenset(rung_steps(spec, self.steps))
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=spec.weight_decay)
+        self._parameters = inserted.trainable()
+        self._optimizer = inserted.optimizer(learning_rate, spec.weight_decay)
         self._schedule = get_scheduler(
             _SCHEDULES[spec.schedule], self._optimizer, math.ceil(spec.warmup * self.steps), self.steps
         )
         sizes = [max(batch_size(batch) for batch in self._of(number)) for number in range(self.steps)]
-        self.meter: PeakMeter = training_meter(device, sizes, model, self._optimizer)
+        self.meter: PeakMeter = training_meter(device, sizes, self._model, self._optimizer)
 
     def run(self) -> Iterator[Step]:
         """Do the steps one by one; between two the caller may evaluate the model or stop.
@@ -164,7 +161,7 @@ class Training:
         """
         for number in range(self.steps):
             if number == 0 or not self._model.training:  # a prediction may have come between
-                training_mode(self._model, self._layout)
+                training_mode(self._model, self._inserted.base, self._inserted.layout)
             started = time.perf_counter()
             loss, tokens = self._step(number)
             if number + 1 in self._rungs:
@@ -198,6 +195,7 @@ class Training:
                 torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.clip_norm)
             self._optimizer.step()
             self._schedule.step()
+            self._inserted.after_step(number + 1)
             self._optimizer.zero_grad(set_to_none=True)
         return total, sum(batch.tokens for batch in self._of(number))
 

@@ -20,19 +20,25 @@ from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.artefact import load_adapter, save_adapter
 from autopeft.evaluate.data.batches import Batch, plan
 from autopeft.evaluate.devices import device_name
-from autopeft.evaluate.insertion import Inserted, Untouched, insert, peft_config
+from autopeft.evaluate.insertion import Inserted, insert
+from autopeft.evaluate.methods import Calibration
 from autopeft.evaluate.outcomes import MissingMetricError, OverLimitError
 from autopeft.evaluate.quality import metrics
 from autopeft.evaluate.train import (
     Predictions,
     Training,
+    autocast,
     computing_dtype,
     inference_peak,
+    moved,
     planned_steps,
     predict,
     rung_steps,
 )
+from autopeft.evaluate.untouched import Untouched
 
+CALIBRATION_BATCHES = 8
+"""So many training batches are shown to an initialisation that looks at data."""
 FIRST_LOSSES = 20
 """So many losses from the start of training are kept, to compare runs with."""
 
@@ -96,7 +102,7 @@ class TrialRun:
             last = step.number == training.steps
             if last:
                 training.free()
-            quality = self._validate(inserted.peft_model)
+            quality = self._validate(inserted.model)
             rung = Rung(
                 step=step.number,
                 planned_steps=training.steps,
@@ -110,7 +116,7 @@ class TrialRun:
             if not last and self._task.number in (stop or ()):
                 return TrialStatus.STOPPED_EARLY
         self._found["infer_peak"] = inference_peak(
-            inserted.peft_model, self._bench.validation, self._bench.device, self._bench.dtype
+            inserted.model, self._bench.validation, self._bench.device, self._bench.dtype
         )
         self._found["adapter_bytes"] = save_adapter(inserted, Path(self._task.artefact_dir))
         if inserted.initial and self._bench.dtype != torch.float32:
@@ -129,27 +135,42 @@ class TrialRun:
     def _insert(self) -> Inserted:
         started = time.perf_counter()
         bench = self._bench
-        config = peft_config(self._task.candidate, bench.layout, bench.task)
-        self._inserted = inserted = insert(bench.untouched, config, self._task.seed)
+        steps = planned_steps(bench.spec.training, len(bench.train))
+        self._inserted = inserted = insert(
+            bench.untouched,
+            self._task.candidate,
+            bench.layout,
+            self._task.seed,
+            steps=steps,
+            calibration=self._calibration(),
+        )
         self._setup_s += time.perf_counter() - started
         trainable = inserted.trainable()
         self._found |= {
             "trainable_parameters": sum(parameter.numel() for parameter in trainable),
             "head_parameters": inserted.head_parameters(),
-            "total_parameters": sum(parameter.numel() for parameter in inserted.peft_model.parameters()),
+            "total_parameters": sum(parameter.numel() for parameter in inserted.model.parameters()),
             "inserted_modules": inserted.module_names,
         }
         return inserted
+
+    def _calibration(self) -> Calibration:
+        """The first batches of the trial's own order."""
+        bench = self._bench
+        batches = plan(bench.train, CALIBRATION_BATCHES, self._task.seed)
+        return Calibration(
+            batches=[moved(batch, bench.device) for batch in batches],
+            autocast=lambda: autocast(bench.device, bench.dtype),
+        )
 
     def _plan(self, inserted: Inserted) -> Training:
         bench, spec = self._bench, self._bench.spec.training
         steps = planned_steps(spec, len(bench.train))
         self._training = Training(
-            inserted.peft_model,
+            inserted,
             list(plan(bench.train, steps * spec.gradient_accumulation, self._task.seed)),
             spec,
             self._task.candidate.learning_rate,
-            bench.layout,
             bench.device,
             bench.dtype,
         )
@@ -170,7 +191,7 @@ class TrialRun:
         """
         self._training = self._inserted = None
         self._bench.untouched.restore()
-        self._validate(load_adapter(self._bench.model, Path(self._task.artefact_dir)))
+        self._validate(load_adapter(self._bench.model, Path(self._task.artefact_dir), self._bench.untouched))
 
     def _validate(self, model: Any) -> dict[str, float]:
         """Validation metrics now; also the time they took, so that the last pass is the one that counts.

@@ -14,7 +14,8 @@ from autopeft.domain.measurements import MemorySource
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import FailureReason, Outcome, TrialStatus
-from autopeft.evaluate.insertion import Untouched, insert, peft_config
+from autopeft.evaluate.insertion import insert
+from autopeft.evaluate.untouched import Untouched
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.peaks import AllocatorMeter, TrackedMeter
 from autopeft.evaluate.pipeline import TorchEvaluator, open_evaluator
@@ -103,7 +104,7 @@ def training_peak(device: str, layers: tuple[int, ...]) -> int:
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").to(device)
     layout = inspect_layout(model)
     candidate = candidate_of(layout, layers=layers, rank=8)
-    inserted = insert(Untouched(model), peft_config(candidate, layout, TASK), 0).peft_model.train()
+    inserted = insert(Untouched(model), candidate, layout, 0).model.train()
     parameters = [part for part in inserted.parameters() if part.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, foreach=False)
     meter = AllocatorMeter(torch.device(device)) if device == "cuda" else TrackedMeter({1}, inserted, optimizer)

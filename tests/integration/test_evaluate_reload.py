@@ -20,11 +20,10 @@ from autopeft.domain.spec import ModelSpec, SearchSpec
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate import trial_run
 from autopeft.evaluate.inspection import inspect_run
-from autopeft.evaluate.methods.lora import VARIANTS
 from autopeft.evaluate.pipeline import open_evaluator
 from autopeft.evaluate.source import source_of
 from autopeft.evaluate.train import Predictions
-from tests.unit.evaluate_models import candidate_of, save_model, write_data
+from tests.unit.evaluate_models import LORAS, candidate_of, save_model, write_data
 
 RELOAD = """
 import json, sys
@@ -109,7 +108,7 @@ def spec_of(model: str, data: dict[str, str], **training: Any) -> SearchSpec:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "variants"), [("bert", VARIANTS), ("gpt2", ("dora", "pissa"))])
+@pytest.mark.parametrize(("kind", "variants"), [("bert", LORAS), ("gpt2", ("dora", "pissa"))])
 def test_plain_peft_in_a_new_process_predicts_what_the_trial_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, variants: tuple[str, ...]
 ) -> None:

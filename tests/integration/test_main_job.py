@@ -151,7 +151,7 @@ def test_what_was_proposed_is_what_was_trained_in_every_trial(runs):
     assert len(recorded) == TRIALS
     for trial in recorded:
         (insertion,) = trial.candidate.insertions
-        rank, variant = insertion.settings["rank"], insertion.settings["variant"]
+        rank, variant = insertion.settings["rank"], insertion.method
         model = AutoModelForSequenceClassification.from_pretrained(source_of(ModelSpec()).folder, num_labels=2)
         targets = {
             f"bert.encoder.layer.{layer}.{path[role]}" for layer in insertion.layers for role in insertion.modules

@@ -166,7 +166,7 @@ candidate:
     - method: lora
       layers: {values.get("where", "$layers")}
       modules: all
-      settings: {{variant: lora, rank: $rank, alpha_ratio: 1.0, dropout: 0.0}}
+      settings: {{rank: $rank, alpha_ratio: 1.0, dropout: 0.0}}
   learning_rate: 1.0e-3
 """
 

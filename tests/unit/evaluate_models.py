@@ -22,6 +22,8 @@ BAD = ("awful", "poor", "dull", "cold", "broken", "dark")
 NEUTRAL = ("the", "a", "film", "story", "scene", "is", "was", "very", "and", "with")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *NEUTRAL)
 LAYERS = 3
+LORAS = ("lora", "rslora", "dora", "pissa")
+"""LoRA and the relatives that share its settings."""
 _SIZES = {
     "vocab_size": len(WORDS),
     "hidden_size": 16,
@@ -128,9 +130,9 @@ def candidate_of(
     modules: tuple[str, ...] | None = None,
     dropout: float = 0.0,
 ) -> Candidate:
-    settings: dict[str, Any] = {"rank": rank, "alpha_ratio": 2.0, "dropout": dropout, "variant": variant}
+    settings: dict[str, Any] = {"rank": rank, "alpha_ratio": 2.0, "dropout": dropout}
     roles = tuple(str(role) for role in layout.roles()) if modules is None else modules
-    insertion = Insertion(method="lora", layers=layers, modules=roles, settings=settings)
+    insertion = Insertion(method=variant, layers=layers, modules=roles, settings=settings)
     return Candidate(insertions=(insertion,), learning_rate=1e-3)
 
 

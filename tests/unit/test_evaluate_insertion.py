@@ -11,11 +11,11 @@ import torch
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import UserError
-from autopeft.evaluate.insertion import Untouched, insert, module_names, peft_config, removed_afterwards
+from autopeft.evaluate.insertion import insert, module_names, peft_config
+from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.methods import METHODS
-from autopeft.evaluate.methods.lora import VARIANTS
-from tests.unit.evaluate_models import TASK, batch, candidate_of, classifier_of
+from tests.unit.evaluate_models import LORAS, batch, candidate_of, classifier_of
 
 
 def train_two_steps(model: Any) -> None:
@@ -68,7 +68,7 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", LORAS)
 @pytest.mark.parametrize(("kind", "layers", "modules"), CHOICES)
 def test_what_is_proposed_is_what_peft_inserts_into_a_fresh_model(
     kind: str, layers: tuple[int, ...], modules: tuple[str, ...] | None, variant: str
@@ -77,7 +77,7 @@ def test_what_is_proposed_is_what_peft_inserts_into_a_fresh_model(
     layout = inspect_layout(model)
     candidate = candidate_of(layout, variant, layers=layers, modules=modules)
     insertion = candidate.insertions[0]
-    inserted = insert(Untouched(model), peft_config(candidate, layout, TASK), seed=3)
+    inserted = insert(Untouched(model), candidate, layout, 3)
 
     plain_heads = [path for path in layout.head_paths if path not in ("classifier", "score")]
     plain = peft.get_peft_model(
@@ -94,10 +94,10 @@ def test_what_is_proposed_is_what_peft_inserts_into_a_fresh_model(
         ),
     )
     expected = {name for name, part in plain.named_parameters() if part.requires_grad}
-    found = {name for name, part in inserted.peft_model.named_parameters() if part.requires_grad}
+    found = {name for name, part in inserted.model.named_parameters() if part.requires_grad}
     assert found == expected
     assert sum(part.numel() for part in inserted.trainable()) == plain.get_nb_trainable_parameters()[0]
-    assert inserted.module_names == module_names(plain)
+    assert inserted.module_names == module_names(plain.get_base_model())
     assert set(inserted.module_names) == set(layout.paths(insertion.layers, insertion.modules))
     heads = {path for path in layout.head_paths if any(f".{path}." in name for name in expected)}
     assert heads == set(layout.head_paths)
@@ -106,14 +106,14 @@ def test_what_is_proposed_is_what_peft_inserts_into_a_fresh_model(
 def test_a_candidate_without_insertions_trains_the_head_alone() -> None:
     model = classifier_of("distilbert")
     layout = inspect_layout(model)
-    inserted = insert(Untouched(model), peft_config(Candidate(insertions=(), learning_rate=1e-3), layout, TASK), 0)
+    inserted = insert(Untouched(model), Candidate(insertions=(), learning_rate=1e-3), layout, 0)
     assert inserted.module_names == ()
     wrapped = [model.get_submodule(path).original_module for path in layout.head_paths]
     head = sum(part.numel() for module in wrapped for part in module.parameters())
     assert inserted.head_parameters() == head == sum(part.numel() for part in inserted.trainable())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", LORAS)
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
 def test_removal_is_bit_for_bit_after_training(kind: str, variant: str) -> None:
     model = classifier_of(kind).requires_grad_(False)
@@ -122,23 +122,23 @@ def test_removal_is_bit_for_bit_after_training(kind: str, variant: str) -> None:
     before = state_of(model)
     untouched = Untouched(model)
     with removed_afterwards(untouched):
-        inserted = insert(untouched, peft_config(candidate_of(layout, variant), layout, TASK), seed=1)
-        train_two_steps(inserted.peft_model)
+        inserted = insert(untouched, candidate_of(layout, variant), layout, 1)
+        train_two_steps(inserted.model)
         assert untouched.differences()
     assert_same(before, state_of(model))
     assert untouched.differences() == []
     assert torch.equal(model(**batch()).logits, logits)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", LORAS)
 def test_removal_is_bit_for_bit_after_an_exception(variant: str) -> None:
     model = classifier_of("bert").requires_grad_(False)
     layout = inspect_layout(model)
     before, untouched = state_of(model), Untouched(model)
 
     def train_and_break_off() -> None:
-        inserted = insert(untouched, peft_config(candidate_of(layout, variant), layout, TASK), seed=1)
-        inserted.peft_model(**batch()).loss.backward()
+        inserted = insert(untouched, candidate_of(layout, variant), layout, 1)
+        inserted.model(**batch()).loss.backward()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), removed_afterwards(untouched):
@@ -160,7 +160,7 @@ def test_removal_undoes_an_insertion_that_broke_off_half_way(monkeypatch: pytest
 
     monkeypatch.setattr(peft.tuners.lora.layer.LoraLayer, "pissa_init", fails_at_the_fourth)
     with pytest.raises(RuntimeError, match="broken off"), removed_afterwards(untouched):
-        insert(untouched, peft_config(candidate_of(layout, "pissa"), layout, TASK), seed=1)
+        insert(untouched, candidate_of(layout, "pissa"), layout, 1)
     assert_same(before, state_of(model))
 
 
@@ -186,13 +186,13 @@ def test_two_trials_on_one_model_equal_two_on_fresh_models() -> None:
     untouched = Untouched(shared)
     for variant in ("pissa", "dora"):
         with removed_afterwards(untouched):
-            inserted = insert(untouched, peft_config(candidate_of(layout, variant, dropout=0.2), layout, TASK), seed=5)
-            train_two_steps(inserted.peft_model)
-            losses.append(inserted.peft_model(**batch(9)).loss.item())
+            inserted = insert(untouched, candidate_of(layout, variant, dropout=0.2), layout, 5)
+            train_two_steps(inserted.model)
+            losses.append(inserted.model(**batch(9)).loss.item())
         fresh = Untouched(classifier_of("bert"))
-        alone = insert(fresh, peft_config(candidate_of(layout, variant, dropout=0.2), layout, TASK), seed=5)
-        train_two_steps(alone.peft_model)
-        assert alone.peft_model(**batch(9)).loss.item() == losses[-1]
+        alone = insert(fresh, candidate_of(layout, variant, dropout=0.2), layout, 5)
+        train_two_steps(alone.model)
+        assert alone.model(**batch(9)).loss.item() == losses[-1]
 
 
 def problems(settings: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -220,8 +220,8 @@ def test_layers_and_roles_that_the_model_lacks_are_named_together() -> None:
 
 
 def test_settings_out_of_range_missing_or_unknown_are_all_named() -> None:
-    found = problems({"rank": 0, "dropout": 1.5, "variant": "loha", "depth": 3})
-    for part in ("rank: 0 is not", "dropout: 1.5", "variant: 'loha'", "alpha_ratio: is missing", "depth: the method"):
+    found = problems({"rank": 0, "dropout": 1.5, "depth": 3})
+    for part in ("rank: 0 is not", "dropout: 1.5", "alpha_ratio: is missing", "depth: the method"):
         assert part in found
 
 
@@ -229,7 +229,7 @@ def test_a_candidate_that_does_not_fit_is_not_inserted() -> None:
     model = classifier_of("bert")
     layout = inspect_layout(model)
     with pytest.raises(UserError, match="rank: 99"):
-        peft_config(candidate_of(layout, rank=99), layout, TASK)
+        peft_config(candidate_of(layout, rank=99), layout)
     two = copy.deepcopy(candidate_of(layout))
-    with pytest.raises(ValueError, match="one insertion"):
-        peft_config(two.model_copy(update={"insertions": two.insertions * 2}), layout, TASK)
+    with pytest.raises(ValueError, match="2 insertions"):
+        peft_config(two.model_copy(update={"insertions": two.insertions * 2}), layout)

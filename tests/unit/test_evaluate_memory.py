@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from autopeft.domain.measurements import MemorySource
-from autopeft.evaluate.insertion import Untouched, insert, peft_config
+from autopeft.evaluate.insertion import insert
+from autopeft.evaluate.untouched import Untouched
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.peaks import TrackedMeter, inference_meter, training_meter
 from autopeft.evaluate.memory.tracker import StorageTracker
@@ -127,7 +128,7 @@ def saved_bytes_and_loss(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[i
 def test_after_the_forward_pass_of_a_transformer_weights_and_saved_activations_are_live(kind: str) -> None:
     model = classifier_of(kind).requires_grad_(False)
     layout = inspect_layout(model)
-    inserted = insert(Untouched(model), peft_config(candidate_of(layout), layout, TASK), 0).peft_model.eval()
+    inserted = insert(Untouched(model), candidate_of(layout), layout, 0).model.eval()
     inputs = batch()
     static = nbytes([*inserted.parameters(), *inserted.buffers(), *inputs.values()])
     saved, loss = saved_bytes_and_loss(inserted, inputs)
@@ -152,7 +153,7 @@ def peak_of_training(
     model = classifier_of("bert").requires_grad_(False)
     layout = inspect_layout(model)
     candidate = candidate_of(layout, variant, layers=layers, dropout=0.1)
-    inserted = insert(Untouched(model), peft_config(candidate, layout, TASK), 0).peft_model.train()
+    inserted = insert(Untouched(model), candidate, layout, 0).model.train()
     optimizer = torch.optim.AdamW([part for part in inserted.parameters() if part.requires_grad], lr=1e-2)
     meter = TrackedMeter(range(4) if watched else (), inserted, optimizer)
     for number in range(4):

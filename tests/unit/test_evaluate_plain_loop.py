@@ -15,8 +15,8 @@ from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.data.batches import plan
-from autopeft.evaluate.methods.lora import VARIANTS
 from autopeft.evaluate.pipeline import TorchEvaluator
+from tests.unit.evaluate_models import LORAS
 from tests.unit.evaluate_trials import STEPS, opened, run, spec_of, task_of
 
 
@@ -62,7 +62,7 @@ def plain_losses(
 
 @pytest.mark.parametrize(
     ("kind", "variant", "accumulation"),
-    [*(("bert", variant, 1) for variant in VARIANTS), ("llama", "lora", 1), ("llama", "dora", 2), ("gpt2", "pissa", 1)],
+    [*(("bert", variant, 1) for variant in LORAS), ("llama", "lora", 1), ("llama", "dora", 2), ("gpt2", "pissa", 1)],
 )
 def test_the_first_20_losses_are_those_of_a_plain_loop(
     tmp_path: Path, kind: str, variant: str, accumulation: int
