@@ -13,7 +13,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, TypeAdapter, ValidationErr
 from autopeft.domain import pareto
 from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.errors import Problem, UserError, unknown
-from autopeft.domain.layout import ModelLayout
+from autopeft.domain.layout import ModelLayout, TaskName
 from autopeft.domain.objective import Direction, Objective, Unit
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import Trial, TrialStatus
@@ -27,9 +27,9 @@ class TaskInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    """`classification` or `regression`."""
+    """`classification`, `regression` or `causal-lm`."""
     labels: tuple[str, ...] = ()
-    """Class names in index order; empty for regression."""
+    """Class names in index order; empty for other kinds."""
     metric: str
     """The headline metric."""
     metrics: tuple[str, ...]
@@ -38,8 +38,18 @@ class TaskInfo(BaseModel):
     """Rows per split: `train`, `validation` and, where there is one, `test`."""
     pairs: bool = False
     """Whether each row is a pair of texts."""
+    chat: bool = False
+    """Whether each row is a list of messages, which the tokenizer's template renders."""
+    choices: int = 0
+    """Most completions that a validation row lets choose among; 0 where there are none."""
     majority_share: float | None = None
-    """Share of the most frequent class in validation: what guessing reaches."""
+    """Share of the most frequent class in validation: what guessing reaches; None where rows have choices of their own.
+    """
+
+    @property
+    def name(self) -> TaskName:
+        """What a model with its head is trained for."""
+        return TaskName.CAUSAL_LM if self.kind == TaskName.CAUSAL_LM else TaskName.SEQUENCE_CLASSIFICATION
 
 
 class Provenance(BaseModel):

@@ -32,6 +32,8 @@ class ModelSpec(_Part):
     """How the frozen weights are loaded; `auto` is what the model folder says."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run; refused unless asked for."""
+    load_in: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen weights in 4 or 8 bits by bitsandbytes, which needs a GPU; `None` holds them in `dtype`."""
 
 
 class DataSpec(_Part):
@@ -51,12 +53,39 @@ class DataSpec(_Part):
     text_pair: str | None = None
     """Column of the second sentence; by default `text_pair`, where the file has one."""
     label: str = "label"
-    task: Literal["auto", "classification", "regression"] = "auto"
-    """`auto` is regression where every training label is a fractional number."""
-    metric: Literal["auto", "accuracy", "f1", "matthews", "spearman"] = "auto"
-    """The task's headline metric; `auto` is accuracy, or spearman for regression."""
+    prompt: str = "prompt"
+    """Column of what a language model is given."""
+    completion: str = "completion"
+    """Column of what it shall write."""
+    messages: str = "messages"
+    """Column of chats: lists of `{role, content}`, in place of prompt and completion."""
+    choices: str = "choices"
+    """Column of the completions to choose among: lists of texts; read where the file has it."""
+    answer: str = "answer"
+    """Column of the right choice, by its index from 0 or its text; read where the file has it."""
+    separator: str = "\n"
+    """Put behind a prompt where neither it ends nor the completion begins with white space."""
+    task: Literal["auto", "classification", "regression", "causal-lm"] = "auto"
+    """`auto` is causal-lm where the rows hold prompts and completions, or messages, and no label; regression where
+    every training label is a fractional number; else classification."""
+    metric: Literal[
+        "auto",
+        "accuracy",
+        "f1",
+        "matthews",
+        "spearman",
+        "validation_loss",
+        "perplexity",
+        "token_accuracy",
+        "choice_accuracy",
+        "exact_match",
+    ] = "auto"
+    """The task's headline metric; `auto` is accuracy, spearman for regression, and for causal-lm choice_accuracy where
+    there are choices, else validation_loss. exact_match generates answers, which costs time, so it is asked for."""
     max_tokens: int = Field(default=128, ge=2)
-    """Longer texts are cut to this many tokens."""
+    """Longer texts are cut to this many tokens; of a prompt, the beginning is cut."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Tokens generated for one answer, at most."""
     max_train_rows: int | None = Field(default=None, ge=2)
     """Train on a seeded sample of this many rows."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from autopeft.domain.errors import Problem
@@ -17,6 +18,11 @@ _OFTEN_CALLED = {
     "text": ("sentence", "sentence1", "premise", "question", "question1", "content", "review", "document"),
     TEXT_PAIR: ("sentence2", "hypothesis", "passage", "question2", "context"),
     "label": ("labels", "coarse_label", "target", "class", "category", "score", "sentiment"),
+    "prompt": ("question", "instruction", "input", "query", "text"),
+    "completion": ("response", "output", "answer", "chosen", "target", "label"),
+    "messages": ("conversations", "conversation", "chat", "dialog"),
+    "choices": ("options", "endings"),
+    "answer": ("label", "answerKey", "gold", "target"),
 }
 
 
@@ -34,7 +40,8 @@ class RawSplit:
 
 def wanted(spec: DataSpec) -> frozenset[str]:
     """Every column that may be read."""
-    return frozenset((spec.text, spec.text_pair or TEXT_PAIR, spec.label))
+    labelled = (spec.text, spec.text_pair or TEXT_PAIR, spec.label)
+    return frozenset((*labelled, spec.prompt, spec.completion, spec.messages, spec.choices, spec.answer))
 
 
 def check(table: Table | None, spec: DataSpec, mistakes: Mistakes) -> RawSplit | None:
@@ -44,17 +51,18 @@ def check(table: Table | None, spec: DataSpec, mistakes: Mistakes) -> RawSplit |
     asked = {"text": spec.text, TEXT_PAIR: spec.text_pair, "label": spec.label}
     missing = [key for key, column in asked.items() if column is not None and column not in table.names]
     for key in missing:
-        mistakes.add(_missing(table, key, asked[key] or "", {column for column in asked.values() if column}))
+        mistakes.add(missing_column(table, key, asked[key] or "", {column for column in asked.values() if column}))
     if missing:
         return None
     pair = spec.text_pair or (TEXT_PAIR if TEXT_PAIR in table.names and spec.text != TEXT_PAIR else None)
-    texts = _texts(table, spec.text, mistakes, may_be_empty=False)
-    pairs = None if pair is None else _texts(table, pair, mistakes, may_be_empty=True)
+    texts = text_column(table, spec.text, mistakes, may_be_empty=False)
+    pairs = None if pair is None else text_column(table, pair, mistakes, may_be_empty=True)
     labels = tuple(_label(table, row, spec.label, mistakes) for row in range(table.rows))
     return RawSplit(table, texts, pairs, labels, table.class_names.get(spec.label))
 
 
-def _missing(table: Table, key: str, column: str, taken: set[str]) -> Problem:
+def missing_column(table: Table, key: str, column: str, taken: Collection[str]) -> Problem:
+    """That `column`, which `data.<key>` names, is not there; `taken` are columns that are something else."""
     free = [name for name in table.names if name not in taken]
     often = [name for name in _OFTEN_CALLED[key] if name in free]
     guess = difflib.get_close_matches(column, free, n=1, cutoff=0.6) or often[:1]
@@ -63,7 +71,8 @@ def _missing(table: Table, key: str, column: str, taken: set[str]) -> Problem:
     return Problem(table.name, found, ", ".join(table.names) or "(none)", f"{step}Name the column in data.{key}.")
 
 
-def _texts(table: Table, column: str, mistakes: Mistakes, may_be_empty: bool) -> tuple[str, ...]:
+def text_column(table: Table, column: str, mistakes: Mistakes, may_be_empty: bool) -> tuple[str, ...]:
+    """The column as texts; empty ones stand where a mistake was found."""
     texts = []
     for row, value in enumerate(table.columns[column]):
         # A number is a legitimate text (a year, an amount); JSON and Parquet writers often do not quote it.

@@ -39,3 +39,15 @@ class Mistakes:
         ]
         if self._problems:
             raise UserError(*self._problems, *more)
+
+
+LEAST_ROWS = {"train": 4, "validation": 3, "test": 1}
+"""Fewer rows than this can neither be learned from nor scored."""
+
+
+def check_rows(split: str, table: str, rows: int, mistakes: Mistakes) -> None:
+    """A split with too few rows is a mistake."""
+    least = LEAST_ROWS[split]
+    if rows < least:
+        found = f"it holds {rows} rows, too few for a {split} split"
+        mistakes.add(Problem(table, found, f"at least {least} rows", "Add rows."))
