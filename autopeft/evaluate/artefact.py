@@ -1,4 +1,4 @@
-"""Writing a trained adapter so that others load it, and loading one.
+"""Writing a trained adapter so that others load it.
 
 One method of peft becomes a folder of peft's, which `PeftModel.from_pretrained` loads. Mixes and our own methods become
 `adapter_model.safetensors`, with every tensor that is new or trained, and `autopeft_adapter.json`, which says how to
@@ -13,25 +13,21 @@ import os
 import shutil
 import tempfile
 import uuid
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from peft.config import PeftConfig
-from safetensors.torch import load_file, save_file
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 
-from autopeft.domain.candidate import Insertion
-from autopeft.evaluate.composition import Composed, compose, load_state
+from autopeft.evaluate.composition import Composed
 from autopeft.evaluate.insertion import Inserted
-from autopeft.evaluate.layout import inspect_layout
-from autopeft.evaluate.untouched import Untouched
+from autopeft.evaluate.loading import RECORD, WEIGHTS, load_adapter
 
-WEIGHTS = "adapter_model.safetensors"
-RECORD = "autopeft_adapter.json"
+__all__ = ["PREDICTIONS", "RECORD", "WEIGHTS", "load_adapter", "save_adapter"]
+
 PREDICTIONS = "test_predictions.json"
 _FORMAT = 1
 
@@ -50,30 +46,6 @@ def save_adapter(inserted: Inserted, folder: Path) -> int:
         else:
             _write_peft(inserted, unfinished)
     return (folder / WEIGHTS).stat().st_size
-
-
-def load_adapter(model: Any, folder: Path, untouched: Untouched | None = None) -> Any:
-    """The adapter on `model`, exactly as anyone loads it; returns what to call.
-
-    Args:
-        model: What `AutoModelFor…` returned, as it was before training; a composition changes it in place.
-        folder: That `save_adapter` wrote.
-        untouched: Of the model, where it is to be put back later.
-
-    Raises:
-        ValueError: where the adapter does not fit the model.
-    """
-    if not (folder / RECORD).is_file():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return PeftModel.from_pretrained(model, str(folder))
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    layout = inspect_layout(model).model_copy(update={"head_paths": tuple(record["head_paths"])})
-    insertions = [Insertion.model_validate(one) for one in record["insertions"]]
-    configs = [one and PeftConfig.from_peft_type(**one) for one in record["peft_configs"]]
-    compose(untouched or Untouched(model), insertions, layout, configs=configs)
-    load_state(model, load_file(folder / WEIGHTS))
-    return model.requires_grad_(False).eval()
 
 
 def _write_composed(inserted: Inserted, composed: Composed, folder: Path) -> None:
