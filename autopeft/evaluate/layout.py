@@ -123,6 +123,7 @@ def _layer(index: int, path: str, block: nn.Module) -> LayerLayout:
 
 def _modules(path: str, block: nn.Module) -> tuple[ModuleLayout, ...]:
     biased = {name for name, module, _, _ in linear_modules(block) if getattr(module, "bias", None) is not None}
+    transposed = {name for name, module, _, _ in linear_modules(block) if isinstance(module, Conv1D)}
     linears = [entry for entry in linear_modules(block) if not _CROSS.search(entry[0])]
     roles: dict[Role, tuple[str, int, int]] = {}
     for name, _, rows, columns in linears:
@@ -144,7 +145,14 @@ def _modules(path: str, block: nn.Module) -> tuple[ModuleLayout, ...]:
         )
     roles.update(_feed_forward(rest, width))
     return tuple(
-        ModuleLayout(role=role, path=f"{path}.{name}", in_features=rows, out_features=columns, bias=name in biased)
+        ModuleLayout(
+            role=role,
+            path=f"{path}.{name}",
+            in_features=rows,
+            out_features=columns,
+            bias=name in biased,
+            transposed=name in transposed,
+        )
         for role in Role
         if role in roles
         for name, rows, columns in [roles[role]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopeft.evaluate.methods import (, orthogonal, scaling, sparse, spectral
+from autopeft.evaluate.methods import (
     adalora,
     bottleneck,
     frozen_bases,
@@ -12,16 +12,38 @@ from autopeft.evaluate.methods import (, orthogonal, scaling, sparse, spectral
     lora_optimisers,
     lora_variants,
     low_rank,
+    orthogonal,
     products,
+    scaling,
     shards,
     shared_vectors,
+    sparse,
+    spectral,
     subspaces,
 )
 from autopeft.evaluate.methods.method import Attached, Calibration, Method, OwnMethod, PeftMethod
 
 __all__ = ["METHODS", "Attached", "Calibration", "Method", "OwnMethod", "PeftMethod"]
 
-_FAMILIES = (lora, lora_data, lora_optimisers, lora_variants, adalora, bottleneck, in_place, orthogonal, spectral, sparse, scaling)
+_FAMILIES = (
+    lora,
+    lora_variants,
+    lora_data,
+    lora_optimisers,
+    adalora,
+    low_rank,
+    products,
+    shards,
+    frozen_bases,
+    shared_vectors,
+    subspaces,
+    orthogonal,
+    spectral,
+    sparse,
+    scaling,
+    bottleneck,
+    in_place,
+)
 
 METHODS: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}
 """Every method that a candidate may name."""

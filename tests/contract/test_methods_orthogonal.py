@@ -1,0 +1,36 @@
+"""OFT, BOFT, HRA, PSOFT, RoAd and OSF keep what every method promises."""
+
+from __future__ import annotations
+
+from tests.contract.method_contract import MethodContract, NewProcessContract
+
+
+class TestOft(NewProcessContract):
+    method = "oft"
+    settings = {"oft_block_size": 4}
+
+
+class TestBoft(MethodContract):
+    method = "boft"
+    settings = {"boft_block_size": 4}
+
+
+class TestHra(MethodContract):
+    method = "hra"
+    settings = {"rank": 4}
+
+
+class TestPsoft(MethodContract):
+    method = "psoft"
+    settings = {"rank": 4}
+    knobs = (2, 4)
+
+
+class TestRoad(MethodContract):
+    method = "road"
+
+
+class TestOsf(MethodContract):
+    method = "osf"
+    settings = {"effective_rank": 0.75}
+    knobs = (0.75, 0.5)

@@ -1,0 +1,30 @@
+"""SHiRA, Super-Tuning, (IA)3, BEFT and LN tuning keep what every method promises."""
+
+from __future__ import annotations
+
+from tests.contract.method_contract import MethodContract, NewProcessContract
+
+
+class TestShira(NewProcessContract):
+    method = "shira"
+    settings = {"rank": 2}
+
+
+class TestSupertuning(MethodContract):
+    method = "supertuning"
+    settings = {"sparsity": 0.8}
+    knobs = (0.9, 0.8)
+
+
+class TestIa3(MethodContract):
+    method = "ia3"
+    kinds = ("bert", "gpt2", "llama")
+
+
+class TestBeft(MethodContract):
+    method = "beft"
+
+
+class TestLnTuning(MethodContract):
+    method = "ln-tuning"
+    kinds = ("bert", "gpt2", "llama")
