@@ -23,11 +23,11 @@ class LayersRecord:
     """One per front point: its trial number and its values."""
     layers: tuple[int, ...]
     strength: tuple[tuple[float | None, ...], ...]
-    """`[points, layers]`: the largest rank in the layer, 1 for a method without ranks, None for an untouched layer."""
+    """`[points, layers]`: the largest rank in the layer, or the number of methods in it; None for an untouched one."""
     details: tuple[tuple[str, ...], ...]
     """`[points, layers]`: methods, modules and settings, one per line."""
     ranked: bool
-    """Whether any point has a rank."""
+    """Whether every insertion of every point has a rank, so that `strength` holds ranks."""
     left_out: int
     """Front points beyond the ones shown."""
 
@@ -37,21 +37,24 @@ def layers_record(results: RunResults) -> LayersRecord:
     layers = tuple(layer.index for layer in results.record.layout.layers)
     members = results.front.members[:_SHOWN]
     labels, strength, details = [], [], []
-    ranked = False
+    ranks = [one.settings.get("rank") for point in members for one in point.trial.candidate.insertions]
+    ranked = bool(ranks) and all(isinstance(rank, int | float) and not isinstance(rank, bool) for rank in ranks)
     for one in members:
         values = zip(results.objectives[:2], (one.values or ())[:2], strict=True)
         numbers = " · ".join(text_of(value, objective.unit) for objective, value in values)
-        labels.append(f"#{one.trial.number}  {numbers}")
+        methods = "" if ranked else " + ".join(dict.fromkeys(part.method for part in one.trial.candidate.insertions))
+        labels.append("  ".join(filter(None, (f"#{one.trial.number}", methods, numbers))))
         found: dict[int, float] = {}
         lines: dict[int, list[str]] = {}
         for insertion in one.trial.candidate.insertions:
-            rank = insertion.settings.get("rank")
-            number = float(rank) if isinstance(rank, int | float) and not isinstance(rank, bool) else None
-            ranked = ranked or number is not None
             knobs = ", ".join(f"{name} {setting(value)}" for name, value in insertion.settings.items())
             for layer in insertion.layers:
-                found[layer] = max(found.get(layer, 0.0), 1.0 if number is None else number)
-                lines.setdefault(layer, []).append(f"{insertion.method} in {', '.join(insertion.modules)}: {knobs}")
+                if ranked:
+                    found[layer] = max(found.get(layer, 0.0), float(insertion.settings["rank"]))
+                else:
+                    found[layer] = found.get(layer, 0.0) + 1
+                where = f" in {', '.join(insertion.modules)}" if insertion.modules else ""
+                lines.setdefault(layer, []).append(f"{insertion.method}{where}: {knobs}".removesuffix(": "))
         strength.append(tuple(found.get(layer) for layer in layers))
         details.append(tuple("\n".join(lines.get(layer, ["not trained"])) for layer in layers))
     left_out = len(results.front.members) - len(members)
@@ -59,7 +62,7 @@ def layers_record(results: RunResults) -> LayersRecord:
 
 
 def layers_figure(record: LayersRecord) -> go.Figure:
-    """A heat map, darker for a larger rank; the rank is written into its cell where there is room."""
+    """A heat map, darker for a larger rank or more methods; the number is written into its cell where there is room."""
     present = [value for row in record.strength for value in row if value is not None]
     hover = [[html.escape(text).replace("\n", "<br>") for text in row] for row in record.details]
     labels = [html.escape(label) for label in record.labels]
@@ -75,7 +78,7 @@ def layers_figure(record: LayersRecord) -> go.Figure:
             xgap=3,
             ygap=3,
             showscale=False,
-            texttemplate="%{z}" if record.ranked and len(record.layers) <= 32 else None,
+            texttemplate="%{z}" if len(record.layers) <= 32 and max(present, default=1.0) > 1 else None,
             hoverongaps=True,
             hovertemplate="<b>%{y}</b><br>layer %{x}<br>%{customdata}<extra></extra>",
         )
@@ -99,6 +102,8 @@ def layers_panel(results: RunResults) -> Panel:
     caption = "One row per point of the front, one column per layer of the model; an empty cell is an untouched layer."
     if record.ranked:
         caption += " The number is the rank; the stronger the colour, the larger."
+    else:
+        caption += " The stronger the colour, the more methods act in the layer; the details name them."
     if record.left_out:
         caption += f" {record.left_out} more points of the front are in the table."
     drawable = bool(record.labels and record.layers)

@@ -136,7 +136,7 @@ def candidate_lines(candidate: Candidate) -> list[tuple[str, str]]:
     lines = [("Learning rate", f"{candidate.learning_rate:.4g}")]
     for insertion in candidate.insertions:
         knobs = ", ".join(f"{name} {setting(value)}" for name, value in insertion.settings.items())
-        where = f"layers {spans(insertion.layers)}, {', '.join(insertion.modules)}"
+        where = ", ".join((f"layers {spans(insertion.layers)}", *insertion.modules))
         lines.append((insertion.method, f"{where}; {knobs}" if knobs else where))
     if not candidate.insertions:
         lines.append(("Trained", "the head alone"))

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autopeft.domain.candidate import Insertion
 from autopeft.domain.layout import Role
 from autopeft.domain.objective import Direction, Objective, Unit
 from autopeft.domain.results import Front, ScoredTrial
@@ -102,15 +103,25 @@ def setting(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def knob_text(insertion: Insertion) -> str:
+    """The setting that decides how much an insertion trains: `r16`, `size 48`; empty where its method has none."""
+    from autopeft.evaluate.methods import METHODS
+
+    method = METHODS.get(insertion.method)
+    knob = method.facts.knob if method is not None else "rank"
+    if knob is None or knob not in insertion.settings:
+        return ""
+    value = setting(insertion.settings[knob])
+    return f"r{value}" if knob == "rank" else f"{knob} {value}"
+
+
 def candidate_text(trial: Trial) -> str:
     """What a candidate is, in one line: `rslora r16 · q,v · layers 3-5 · lr 0.0012`."""
     parts = []
     for insertion in trial.candidate.insertions:
-        settings = dict(insertion.settings)
-        name = str(settings.pop("variant", insertion.method))
-        rank = settings.pop("rank", None)
-        parts.append(f"{name} r{rank}" if rank is not None else name)
-        parts.append(",".join(short for role, short in _SHORT.items() if role in insertion.modules))
+        parts.append(f"{insertion.method} {knob_text(insertion)}".rstrip())
+        if insertion.modules:
+            parts.append(",".join(short for role, short in _SHORT.items() if role in insertion.modules))
         parts.append(f"layer{'s' if len(insertion.layers) != 1 else ''} {ranges(insertion.layers)}")
     if not parts:
         parts.append("head only")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from autopeft.domain.layout import TaskName
 from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import RunResults, ScoredTrial
+from autopeft.export.snippet import snippet, where_to_run
 
 
-def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model: str) -> str:
+def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model: str, plain_peft: bool = True) -> str:
     """The card's text: front matter, how to load the adapter, its numbers, and what they rest on.
 
     Args:
@@ -21,16 +22,17 @@ def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model:
         scored: The point; a completed trial.
         label: Why it was chosen, for example `knee`.
         base_model: Hub id or path of the base model, as the adapter's config names it.
+        plain_peft: Whether peft alone loads the adapter; else `autopeft.load_adapter` does.
     """
     record, trial = results.record, scored.trial
     sections = [
-        f"---\n{_front_matter(results, scored, label, base_model)}\n---",
+        f"---\n{_front_matter(results, scored, label, base_model, plain_peft)}\n---",
         f"# {record.name}: {label}",
         f"A PEFT adapter for `{base_model}`, trained on {_data_name(results)}. It is trial {trial.number} of the "
         f"search `{record.name}`, exported as *{label}*.",
         "## Load it",
-        _where_to_run(base_model),
-        _snippet(results, scored, base_model),
+        where_to_run(base_model),
+        snippet(results, scored, base_model, plain_peft),
         "## Numbers",
         _table(("", "value"), _numbers(results, scored)),
         _honesty(results, scored),
@@ -45,16 +47,18 @@ def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model:
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_model: str) -> str:
+def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_model: str, plain_peft: bool) -> str:
     record, trial = results.record, scored.trial
     kind = record.task.kind
-    task = "text-classification"
+    generates = record.task.name is TaskName.CAUSAL_LM
+    task = "text-generation" if generates else "text-classification"
+    spoken = "Text generation" if generates else "Regression on text" if kind == "regression" else "Text classification"
     measured = trial.measurements
     splits = {"validation": measured.quality if measured else {}, "test": trial.test_quality or {}}
     scores = [
         EvalResult(
             task_type=task,
-            task_name="Regression on text" if kind == "regression" else "Text classification",
+            task_name=spoken,
             dataset_type=_data_name(results),
             dataset_name=_data_name(results),
             dataset_split=split,
@@ -67,7 +71,7 @@ def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_mod
     ]
     data = ModelCardData(
         base_model=base_model,
-        library_name="peft",
+        library_name="peft" if plain_peft else "autopeft",
         pipeline_tag=task,
         tags=["autopeft", "peft", *sorted({insertion.method for insertion in trial.candidate.insertions}), kind],
         metrics=list(record.task.metrics),
@@ -75,53 +79,6 @@ def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_mod
         eval_results=scores or None,
     )
     return str(data.to_yaml()).strip()
-
-
-def _snippet(results: RunResults, scored: ScoredTrial, base_model: str) -> str:
-    spec, task = results.record.spec, results.record.task
-    options = [f"num_labels={max(1, len(task.labels))}", "ignore_mismatched_sizes=True"]
-    loading = []
-    if spec.model.revision is not None and base_model == spec.model.source:
-        loading.append(f"revision={spec.model.revision!r}")
-    if spec.model.trust_remote_code:
-        loading.append("trust_remote_code=True")
-    if spec.model.dtype != "auto":
-        options.append(f"dtype={spec.model.dtype!r}")
-    tail = "".join(f", {option}" for option in loading)
-    texts = '"A text.", "Its pair."' if task.pairs else '"A text."'
-    logits = f"model(**tokenizer({texts}, return_tensors='pt')).logits"
-    answer = f"{list(task.labels)!r}[int({logits}.argmax())]" if task.labels else f"float({logits})"
-    # As it was measured: a float32 head on half-precision weights, and the arithmetic of the trial.
-    weights, _, arithmetic = (scored.trial.measurements.dtype if scored.trial.measurements else "").partition(", ")
-    half, autocast = weights in ("bfloat16", "float16"), arithmetic.removesuffix(" autocast")
-    heads = [f"base.get_submodule({path!r}).float()" for path in results.record.layout.head_paths if half]
-    show = [f"print({answer})"]
-    if autocast:
-        show = [f"with torch.autocast(base.device.type, dtype=torch.{autocast}):", f"    {show[0]}"]
-    return "\n".join(
-        (
-            "```python",
-            *(["import torch"] if autocast else []),
-            "from peft import PeftModel",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            f"tokenizer = AutoTokenizer.from_pretrained({base_model!r}{tail})",
-            f"base = AutoModelForSequenceClassification.from_pretrained({base_model!r}, {', '.join(options)}{tail})",
-            *heads,
-            'model = PeftModel.from_pretrained(base, ".").eval()',
-            *show,
-            "```",
-        )
-    )
-
-
-def _where_to_run(base_model: str) -> str:
-    path = Path(base_model)
-    if path.is_dir() and not path.is_absolute():
-        return (
-            f"Run this in the folder of this file, with the full path of `{base_model}`, which is written here as the "
-            "search was given it:"
-        )
-    return "Run this in the folder of this file:"
 
 
 def _numbers(results: RunResults, scored: ScoredTrial) -> list[tuple[str, str]]:
@@ -167,7 +124,9 @@ def _honesty(results: RunResults, scored: ScoredTrial) -> str:
 def _insertions(scored: ScoredTrial) -> list[str]:
     candidate = scored.trial.candidate
     lines = [
-        f"- `{one.method}` in layers {', '.join(map(str, one.layers))}, modules {', '.join(one.modules)}: "
+        f"- `{one.method}` in layers {', '.join(map(str, one.layers))}"
+        + (f", modules {', '.join(one.modules)}" if one.modules else "")
+        + (": " if one.settings else "")
         + ", ".join(f"{name} {value}" for name, value in one.settings.items())
         for one in candidate.insertions
     ]

@@ -15,6 +15,9 @@ from autopeft.export.recipe import Recipe, to_yaml
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+"""Of an adapter that peft alone loads."""
+RECORD = "autopeft_adapter.json"
+"""Of a mix or a method of ours, which `autopeft.load_adapter` loads."""
 PREDICTIONS = "test_predictions.json"
 CANDIDATE = "candidate.yaml"
 RECIPE = "recipe.yaml"
@@ -33,7 +36,7 @@ _OPTIONAL = (
     "vocab.json",
     "vocab.txt",
 )
-_OWN = frozenset((WEIGHTS, CONFIG, CANDIDATE, RECIPE, CARD, *_OPTIONAL))
+_OWN = frozenset((WEIGHTS, CONFIG, RECORD, CANDIDATE, RECIPE, CARD, *_OPTIONAL))
 
 
 def export_point(results: RunResults, scored: ScoredTrial, artefact_dir: Path, out: Path, label: str) -> Path:
@@ -56,16 +59,19 @@ def export_point(results: RunResults, scored: ScoredTrial, artefact_dir: Path, o
             cannot be written.
     """
     recipe = Recipe.of(results.record, scored.trial)
-    if not all((artefact_dir / name).is_file() for name in (WEIGHTS, CONFIG)):
+    form = CONFIG if (artefact_dir / CONFIG).is_file() else RECORD
+    if not all((artefact_dir / name).is_file() for name in (WEIGHTS, form)):
         raise _gone(scored, recipe.save(out.with_name(f"{out.name}-recipe.yaml")), out)
     with replaced_folder(out, CANDIDATE, _OWN) as folder:
-        for name in (WEIGHTS, CONFIG, *_OPTIONAL):
+        for name in (WEIGHTS, form, *_OPTIONAL):
             if (artefact_dir / name).is_file():
                 shutil.copyfile(artefact_dir / name, folder / name)
-        base_model = _base_model(folder / CONFIG) or results.record.spec.model.source
+        base_model = _base_model(folder / form) or results.record.spec.model.source
         (folder / CANDIDATE).write_text(to_yaml(_candidate(results, scored, label)), encoding="utf-8")
         recipe.save(folder / RECIPE)
-        (folder / CARD).write_text(write_card(results, scored, label, base_model), encoding="utf-8")
+        (folder / CARD).write_text(
+            write_card(results, scored, label, base_model, plain_peft=form == CONFIG), encoding="utf-8"
+        )
     return out
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -223,3 +224,30 @@ def test_exporting_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_mix_is_exported_with_the_lines_that_load_it(results, artefact, tmp_path):
+    (artefact / "adapter_config.json").rename(artefact / "autopeft_adapter.json")
+    (artefact / "autopeft_adapter.json").write_text('{"base_model_name_or_path": "some-org/some-model"}')
+    out = export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    assert names(out) == (FILES - {"adapter_config.json"}) | {"autopeft_adapter.json"}
+    card = ModelCard.load(out / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("autopeft", "some-org/some-model")
+    code = re.search(r"```python\n(.*?)```", card.content, re.DOTALL).group(1)
+    ast.parse(code)
+    assert 'model = autopeft.load_adapter(base, ".")' in code
+    assert "peft import" not in code
+
+
+def test_the_lines_for_a_language_model_generate(artefact, tmp_path):
+    results = results_of()
+    task = results.record.task.model_copy(update={"kind": "causal-lm", "labels": (), "chat": True})
+    results = replace(results, record=results.record.model_copy(update={"task": task}))
+    out = export_point(results, results.front.members[1], artefact, tmp_path / "out", "knee")
+    card = ModelCard.load(out / "README.md")
+    code = re.search(r"```python\n(.*?)```", card.content, re.DOTALL).group(1)
+    ast.parse(code)
+    assert "AutoModelForCausalLM.from_pretrained" in code
+    assert "apply_chat_template" in code
+    assert "num_labels" not in code
+    assert card.data.pipeline_tag == "text-generation"

@@ -20,10 +20,10 @@ OBJECTIVES = load_objectives(("accuracy", "train_peak_bytes"))
 
 def trial(number, status=TrialStatus.COMPLETE, failure=None):
     insertion = Insertion(
-        method="lora",
+        method="dora",
         layers=(3, 4, 5),
         modules=("attention.key", "attention.query"),
-        settings={"variant": "dora", "rank": 8},
+        settings={"rank": 8, "alpha_ratio": 2.0, "dropout": 0.0},
     )
     return Trial(
         number=number,
