@@ -1,4 +1,4 @@
-"""LoRA and its relatives: what every method promises, and what each paper says of its own."""
+"""LoRA and its relatives under the contract of all methods."""
 
 from tests.contract.method_contract import MethodContract, NewProcessContract
 
@@ -17,3 +17,56 @@ class TestDora(MethodContract):
 
 class TestPissa(NewProcessContract):
     method = "pissa"
+
+
+class TestOlora(MethodContract):
+    method = "olora"
+
+
+class TestMica(MethodContract):
+    method = "mica"
+
+
+class TestEva(MethodContract):
+    method = "eva"
+
+
+class TestCorda(MethodContract):
+    method = "corda"
+
+
+class TestLoraGa(MethodContract):
+    method = "lora-ga"
+    settings = {"rank": 4}
+
+
+class TestLoraPlus(MethodContract):
+    method = "lora-plus"
+
+
+class TestLoraFa(MethodContract):
+    method = "lora-fa"
+
+
+class TestKasa(MethodContract):
+    method = "kasa"
+    settings = {"rank": 4}
+    starts_as_base = False  # it drops the smallest singular values of the weights (eq. 4)
+
+
+class TestBdLora(MethodContract):
+    method = "bd-lora"
+
+
+class TestVelora(MethodContract):
+    method = "velora"
+    settings = {"num_groups": 4}
+
+
+class TestMonteclora(MethodContract):
+    method = "monteclora"
+
+
+class TestAdalora(NewProcessContract):
+    method = "adalora"
+    settings = {"rank": 6}

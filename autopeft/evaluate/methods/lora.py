@@ -1,7 +1,7 @@
-"""LoRA and its relatives that differ in scale, form or starting point: rsLoRA, DoRA, PiSSA.
+"""LoRA and its relatives that differ in scale, form or in a starting point that is found in the weights alone.
 
 LoRA: Hu et al., ICLR 2022, eq. 3; rsLoRA: Kalajdzievski 2023, scale alpha / sqrt(rank); DoRA: Liu et al., ICML 2024,
-eq. 5; PiSSA: Meng et al., NeurIPS 2024, eq. 2 to 4.
+eq. 5; PiSSA: Meng et al., NeurIPS 2024, eq. 2 to 4; OLoRA: Büyükakyüz 2024, eq. 3 to 5; MiCA: arXiv:2604.01694.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from autopeft.domain.layout import ModelLayout
 from autopeft.domain.method import MethodFacts
 from autopeft.domain.space import FloatDomain, IntDomain
 from autopeft.evaluate.methods.checks import narrower_than
+from autopeft.evaluate.methods.fit import linear_only
 from autopeft.evaluate.methods.method import PeftMethod, modules_of
 
 SETTINGS = {
@@ -74,8 +75,28 @@ class Lora(PeftMethod):
         )
 
     def changes_base(self, insertion: Insertion) -> bool:
-        """PiSSA leaves the residual in the base."""
+        """Whether the first product of the two matrices is taken out of the base, so that only the rest is frozen.
+
+        Such a method must stand alone: what is saved is the difference to the first product.
+        """
         return self._changes_base
+
+
+class Olora(Lora):
+    """Starts from the first columns and rows of the QR decomposition of the weight."""
+
+    def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
+        """As LoRA, and weights that are held transposed, which peft decomposes the wrong way round."""
+        return super().misfits(insertion, layout) + linear_only("OLoRA", insertion, layout)
+
+
+class Mica(Lora):
+    """Trains A only; B holds the left singular vectors of the smallest singular values."""
+
+    def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
+        """Sum over the modules of rank * in."""
+        rank = int(insertion.settings["rank"])
+        return sum(rank * module.in_features for module in modules_of(insertion, layout))
 
 
 METHODS = (
@@ -113,8 +134,32 @@ METHODS = (
             "LoRA that starts from the largest singular values and freezes the rest.",
             defaults={**DEFAULTS, "alpha_ratio": 1.0},
             quantised=False,
+            alone=True,
         ),
         changes_base=True,
         init_lora_weights="pissa",
+    ),
+    Olora(
+        facts(
+            "olora",
+            "OLoRA",
+            "Büyükakyüz 2024 (arXiv:2406.01775)",
+            "LoRA that starts from the first columns of an orthonormal basis of the weight and freezes the rest.",
+            defaults={**DEFAULTS, "alpha_ratio": 1.0},
+            quantised=False,
+            alone=True,
+        ),
+        changes_base=True,
+        init_lora_weights="olora",
+    ),
+    Mica(
+        facts(
+            "mica",
+            "MiCA",
+            "2026 (arXiv:2604.01694)",
+            "LoRA that trains A only; B stays on the directions in which the weight is weakest.",
+            quantised=False,
+        ),
+        init_lora_weights="mica",
     ),
 )
