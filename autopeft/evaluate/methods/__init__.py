@@ -13,6 +13,7 @@ from autopeft.evaluate.methods import (
     lora_variants,
     low_rank,
     orthogonal,
+    prefix,
     products,
     scaling,
     shards,
@@ -42,6 +43,7 @@ _FAMILIES = (
     sparse,
     scaling,
     bottleneck,
+    prefix,
     in_place,
 )
 
