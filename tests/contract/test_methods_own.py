@@ -16,9 +16,8 @@ class TestParallel(MethodContract):
 
 class TestBitFit(MethodContract):
     method = "bitfit"
-    kinds = ("bert", "gpt2")  # Llama has no biases
-    learning_rate = 5e-2
-    falls = 0.02  # a random decoder of 16 channels learns next to nothing by its biases
+    kinds = ("bert", "opt")  # Llama has no biases
+    learning_rate = 2e-2
 
 
 class TestLayerNorm(MethodContract):
@@ -31,3 +30,17 @@ class TestFullLayers(MethodContract):
 
 class TestFull(MethodContract):
     method = "full"
+
+
+class TestPrefix(MethodContract):
+    method = "prefix"
+    kinds = ("bert", "llama", "deberta-v2")
+    settings = {"length": 4}
+    starts_as_base = False  # a small random prefix takes a share of the attention from the first step
+    learning_rate = 0.1
+    steps = 30
+
+
+class TestReparameterisedPrefix(TestPrefix):
+    kinds = ("bert", "llama")
+    settings = {"length": 4, "bottleneck": 12}

@@ -10,7 +10,7 @@ from autopeft.domain.candidate import Insertion, Setting
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import LayerLayout, ModelLayout, ModuleLayout, Role
 from autopeft.domain.method import MethodFacts
-from autopeft.domain.space import ChoiceDomain, FloatDomain, IntDomain
+from autopeft.domain.space import ChoiceDomain, Domain, FloatDomain, IntDomain
 from autopeft.evaluate.methods.method import Attached, OwnMethod
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _ENTRANCES = {
     Role.FFN_OUT: (Role.FFN_IN, Role.FFN_GATE),
 }
 """By sublayer, the first modules, any of which is given the sublayer's input."""
-_SETTINGS = {
+_SETTINGS: Mapping[str, Domain] = {
     "size": IntDomain(low=1, high=16384, log=True),
     "scale": FloatDomain(low=1e-3, high=1e3, log=True),
     "activation": ChoiceDomain(values=ACTIVATIONS),

@@ -79,7 +79,9 @@ class BitFit(InPlace):
     def occupied(self, insertion: Insertion, layout: ModelLayout) -> frozenset[str]:
         """The biases, `<module>.bias`; the linear modules themselves stay free for others."""
         layers = [layout.layers[index] for index in insertion.layers]
-        return frozenset(f"{part.path}.bias" for layer in layers for part in (*layer.modules, *layer.norms))
+        modules = [module.path for layer in layers for module in layer.modules]
+        norms = [norm.path for layer in layers for norm in layer.norms]
+        return frozenset(f"{path}.bias" for path in modules + norms)
 
 
 class LayerNorm(InPlace):
