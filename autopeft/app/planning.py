@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from autopeft import plugins
 from autopeft.app.objectives import default_objectives
 from autopeft.domain.errors import Problem, UserError, unknown
+from autopeft.domain.layout import TaskName
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import EvaluatorRef, Resources
@@ -100,7 +101,6 @@ def make_plan(spec: SearchSpec, space_from: Path | None = None) -> Plan:
     if spec.sampler.name not in SAMPLERS:
         problems.add(unknown("sampler", spec.sampler.name, SAMPLERS))
     space_file = problems.of(lambda: load_space(str(space_from) if space_from else spec.space))
-    problems.add(*_insertion_problems(space_file))
     facts = devices()
     resources = problems.of(lambda: decide_resources(spec.resources, facts))
     inspection = problems.of(lambda: inspect_run(spec))
@@ -221,20 +221,6 @@ def _memory_problems(spec: SearchSpec, inspection: Inspection) -> list[Problem]:
     ]
 
 
-def _insertion_problems(space: SearchSpaceFile | None) -> list[Problem]:
-    """The evaluator puts in one adapter at a time; a mix that binds would crash in every trial."""
-    if space is None or len(space.candidate.insertions) <= 1:
-        return []
-    return [
-        Problem(
-            space.where("candidate", "insertions"),
-            f"{len(space.candidate.insertions)} insertions in one candidate cannot be trained yet",
-            "one",
-            "Make a space of each.",
-        )
-    ]
-
-
 def _objective_problems(objectives: tuple[Objective, ...], task: TaskInfo) -> list[Problem]:
     """Objectives that no trial of this task can have: scored on a trial that measured everything, they are NaN."""
     peak = PeakMemory(live_bytes=1, source=MemorySource.PREDICTED)
@@ -256,7 +242,9 @@ def _objective_problems(objectives: tuple[Objective, ...], task: TaskInfo) -> li
             "objectives",
             f"'{objective.name}' cannot be measured on a {task.kind} task",
             f"{', '.join(task.metrics)} and what does not depend on the task",
-            "See `autopeft objectives`.",
+            "Ask for it with --metric exact_match: generating answers costs time."
+            if objective.name == "exact_match" and task.name is TaskName.CAUSAL_LM
+            else "See `autopeft objectives`.",
         )
         for objective in objectives
         if objective(full) != objective(full)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopeft.domain.space import Condition
-from autopeft.spaces.binding import BoundSpace
-from autopeft.spaces.file import LayersParameter, ModulesParameter, SearchSpaceFile
+from autopeft.spaces.bound import BoundSpace
+from autopeft.spaces.conditions import conditions
+from autopeft.spaces.file import (
+    FileParameter,
+    LayersParameter,
+    LearningRateParameter,
+    MethodsParameter,
+    ModulesParameter,
+    SearchSpaceFile,
+    SizesParameter,
+)
 from autopeft.spaces.values import domain_text, when_text
 
 
@@ -29,16 +37,28 @@ def describe(space: SearchSpaceFile | BoundSpace) -> list[ParameterRow]:
             ParameterRow(one.name, one.domain.kind, domain_text(one.domain), when_text(one.when), one.summary)
             for one in space.parameters
         ]
-    rows = []
-    for name, parameter in space.parameters.items():
-        if isinstance(parameter, LayersParameter):
+    return [
+        ParameterRow(name, one.kind, _values(one), when_text(conditions(one.when)), one.summary)
+        for name, one in space.parameters.items()
+    ]
+
+
+def _values(parameter: FileParameter) -> str:
+    """What a parameter may be, as far as it can be said without a model."""
+    match parameter:
+        case LayersParameter():
             most = "all" if parameter.at_most is None else str(parameter.at_most)
-            values = f"{' or '.join(parameter.modes)}, {parameter.at_least} to {most} layers"
-        elif isinstance(parameter, ModulesParameter):
-            values = ", ".join(parameter.sets)
-        else:
-            values = domain_text(parameter.domain())
-        conditions = tuple(Condition(parameter=parent, values=found) for parent, found in parameter.when.items())
-        when = when_text(conditions)
-        rows.append(ParameterRow(name, parameter.kind, values, when, parameter.summary))
-    return rows
+            return f"{' or '.join(parameter.modes)}, {parameter.at_least} to {most} layers"
+        case ModulesParameter():
+            return ", ".join(parameter.sets)
+        case SizesParameter():
+            absent = "0, " if parameter.absent else ""
+            one = "1, " if parameter.one else ""
+            return f"{absent}{one}{parameter.of} / {2**parameter.halvings} to {parameter.of} in halves"
+        case MethodsParameter():
+            methods = "all that fit" if parameter.among == "all" else ", ".join(parameter.among)
+            return f"{methods}, each with its knob"
+        case LearningRateParameter():
+            return f"0 to 1 of the usual range of '{parameter.of}'"
+        case _:
+            return domain_text(parameter.domain())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
@@ -103,8 +103,63 @@ class ModulesParameter(_Conditional):
     otherwise: str | None = None
 
 
+class SizesParameter(_Conditional):
+    """A size from a ladder of halves of the model's width (AutoPEFT, Zhou et al., TACL 2024, section 3)."""
+
+    kind: Literal["sizes"]
+    of: Literal["hidden_size"] = "hidden_size"
+    """The width that is halved."""
+    halvings: int = Field(default=8, ge=0, le=62)
+    """How often; what comes out is rounded down."""
+    one: bool = False
+    """Whether 1 is a step of the ladder, however wide the model is."""
+    absent: bool = False
+    """Whether 0 is one, for `unless: {NAME: 0}`: the insertion is left out."""
+    otherwise: int | None = None
+
+    def domain(self, width: int) -> ChoiceDomain:
+        """The ladder on a model of this width, ascending."""
+        steps = {width >> halved for halved in range(self.halvings + 1)} - {0}
+        steps |= {1} if self.one else set()
+        return ChoiceDomain(values=(*((0,) if self.absent else ()), *sorted(steps)), ordered=True)
+
+
+class MethodsParameter(_Conditional):
+    """Which PEFT method is used: one of those that model and task can take, each with its own knob.
+
+    Becomes a choice of names and one ordered choice `NAME.METHOD.KNOB` per method that has a knob.
+    """
+
+    kind: Literal["methods"]
+    among: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
+    at_most: int | None = Field(default=None, ge=1)
+    """Most steps of a method's knob, spread over its ladder; all by default."""
+    otherwise: ClassVar[None] = None
+
+
+class LearningRateParameter(_Conditional):
+    """A place in the range of learning rates that is usual for the chosen method, on a log scale.
+
+    Becomes a number `NAME.position` from 0 (the lowest) to 1 (the highest): what is learned of one method's learning
+    rate helps the others, though their ranges lie a hundred times apart.
+    """
+
+    kind: Literal["learning-rate"]
+    of: str
+    """The parameter that chooses the method."""
+    otherwise: ClassVar[None] = None
+
+
 FileParameter = Annotated[
-    IntParameter | FloatParameter | ChoiceParameter | LayersParameter | ModulesParameter, Field(discriminator="kind")
+    IntParameter
+    | FloatParameter
+    | ChoiceParameter
+    | LayersParameter
+    | ModulesParameter
+    | SizesParameter
+    | MethodsParameter
+    | LearningRateParameter,
+    Field(discriminator="kind"),
 ]
 KINDS: dict[str, type[_Conditional]] = {
     "int": IntParameter,
@@ -112,6 +167,9 @@ KINDS: dict[str, type[_Conditional]] = {
     "choice": ChoiceParameter,
     "layers": LayersParameter,
     "modules": ModulesParameter,
+    "sizes": SizesParameter,
+    "methods": MethodsParameter,
+    "learning-rate": LearningRateParameter,
 }
 
 
@@ -119,19 +177,35 @@ class InsertionTemplate(_Part):
     """One PEFT method; `$name` stands for a parameter's value."""
 
     method: str
+    """A name, or `$name` of a choice of names."""
     layers: str | tuple[int, ...] = "all"
     """`$name`, `all`, or a list of indices (0 is nearest to the input)."""
-    modules: str | tuple[str, ...] = "all"
-    """`$name`, `all`, or a list of roles."""
+    part: str | None = Field(default=None, pattern=r"^[0-9]+/[0-9]+$")
+    """`2/3` keeps the layers of the second of three nearly equal parts of the depth, counted from the input."""
+    modules: str | tuple[str, ...] = "default"
+    """`$name`, `default` (those of the method's paper), `all`, or a list of roles."""
     settings: dict[str, Setting] = {}
+    """What is not named here is at the method's default."""
     when: When = {}
     """Where the insertion exists; always by default."""
+    unless: When = {}
+    """Where it is left out, though `when` holds."""
+
+    def parts(self) -> tuple[int, int] | None:
+        """Number of the part, from 1, and how many there are."""
+        if self.part is None:
+            return None
+        part, _, parts = self.part.partition("/")
+        return int(part), int(parts)
 
 
 class CandidateTemplate(_Part):
     """What one choice of the parameters stands for."""
 
     insertions: tuple[InsertionTemplate, ...] = Field(min_length=1)
+    at_least: int = Field(default=0, ge=0)
+    """Fewest insertions: a setting of the parameters that leaves fewer is no candidate. With 0, the head alone is one,
+    where the model has a new one."""
     learning_rate: Setting
     """A number or `$name`."""
 
@@ -163,6 +237,11 @@ class SearchSpaceFile(_Part):
         """Remember the lines, for messages."""
         self._source = source
         return self
+
+
+def names_of_methods(space: SearchSpaceFile) -> set[str]:
+    """The parameters that choose the method of an insertion."""
+    return {name for one in space.candidate.insertions if (name := reference(one.method)) is not None}
 
 
 def reference(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether every candidate of a space fits the model, by trying the extremes of what it may ask for."""
+"""Whether a method fits an insertion of a space on a model, by trying the extremes of what may be asked of it."""
 
 from __future__ import annotations
 
@@ -11,116 +11,144 @@ from autopeft.domain.errors import Problem, unknown
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.ports import MethodRules
 from autopeft.domain.space import Domain
-from autopeft.spaces.file import InsertionTemplate, LayersParameter, ModulesParameter, SearchSpaceFile, reference
-from autopeft.spaces.modules import Roles
+from autopeft.spaces.bound import BoundMethod
+from autopeft.spaces.conditions import Assignment, among, outside
+from autopeft.spaces.file import InsertionTemplate, SearchSpaceFile, reference
+from autopeft.spaces.modules import Roles, bind_roles
 from autopeft.spaces.source import Place
 from autopeft.spaces.values import canonical, contains, domain_text, extremes
 
-_MOST_TRIED = 4096
-"""Combinations of extremes that are tried per insertion; beyond, the settings vary one at a time."""
+_MOST_TRIED = 1024
+"""Combinations of extremes that are tried per choice of modules; beyond, the settings vary one at a time."""
 
 
 @dataclass(frozen=True)
-class InsertionOptions:
-    """One insertion of a space with the module roles it may get on this model."""
+class Asked:
+    """What one insertion of a space may ask of a method on this model."""
 
+    space: SearchSpaceFile
     index: int
     template: InsertionTemplate
-    modules: Sequence[Roles]
+    domains: Mapping[str, Domain]
+    """Of every parameter whose values are known."""
+    assigned: Assignment
+    """What the conditions of the insertion leave to the parameters."""
+    layers: tuple[tuple[int, ...], ...]
+    """Choices of layers worth trying, the largest first."""
+    module_sets: Mapping[str, Roles] | None
+    """The sets of the parameter that chooses the modules; None where none does."""
+
+    @property
+    def place(self) -> Place:
+        """Where the insertion stands in the file."""
+        return ("candidate", "insertions", self.index)
+
+    def where(self, *place: str) -> str:
+        """File, line and key of a place in the insertion."""
+        return self.space.where(*self.place, *place)
+
+    def setting_where(self, name: str) -> str:
+        """Where a person has to change a setting: at the parameter it refers to, or in the insertion."""
+        if name not in self.template.settings:
+            return self.where(name) if name in ("method", "layers", "modules") else self.where()
+        parameter = reference(self.template.settings[name])
+        if parameter is None:
+            return self.where("settings", name)
+        return self.space.where("parameters", parameter)
+
+    def possible(self, value: Setting, method: str) -> tuple[Setting, ...]:
+        """The values at which a setting of this method may go wrong."""
+        name = reference(value)
+        if name is None:
+            return (value,)
+        parameter = self.space.parameters[name]
+        chosen = {**self.assigned, (reference(self.template.method) or ""): (method,)}
+        domain, otherwise = self.domains.get(name), () if parameter.otherwise is None else (parameter.otherwise,)
+        if domain is None:
+            return ()  # refused already
+        exists = all(among(chosen[parent], values) for parent, values in parameter.when.items() if parent in chosen)
+        found = extremes(domain, self.assigned.get(name), self.template.unless.get(name, ())) if exists else ()
+        return tuple(dict.fromkeys((*found, *outside(otherwise, self.template.unless.get(name, ())))))
 
 
-def misfits(
-    space: SearchSpaceFile, options: InsertionOptions, layout: ModelLayout, methods: Mapping[str, MethodRules]
-) -> list[Problem]:
-    """What is wrong with an insertion on this model, one problem per setting or layer."""
-    template, place = options.template, ("candidate", "insertions", options.index)
-    problems = _layers_out_of_range(space, place, template, layout)
-    rules = methods.get(template.method)
-    if rules is None:
-        return [*problems, unknown(space.where(*place, "method"), template.method, methods)]
-    tried: dict[str, tuple[Setting, ...]] = {}
-    for name, value in template.settings.items():
-        if name not in rules.settings:
-            problems.append(unknown(space.where(*place, "settings", name), name, rules.settings))
-            continue
-        tried[name] = _possible(space, value)
-        problems += _outside(space, _setting_place(space, place, template, name), name, tried[name], rules)
-    for name, domain in rules.settings.items():
-        if name not in template.settings:
-            problems.append(
-                Problem(
-                    space.where(*place, "settings"),
-                    f"method {template.method} needs the setting '{name}'",
-                    domain_text(domain),
-                    f"Add '{name}: VALUE' or '{name}: $PARAMETER'.",
-                )
-            )
-    return problems or _refused(space, options, place, tried, layout, rules)
+def roles_of(asked: Asked, rules: MethodRules, layout: ModelLayout) -> tuple[dict[str, Roles], list[Problem]]:
+    """The roles that the method may get, by name of the set ("" where nothing chooses), or why there are none."""
+    template = asked.template
+    if not rules.facts.takes_modules:
+        return {"": ()}, []
+    if asked.module_sets is not None:
+        return dict(asked.module_sets), []
+    if template.modules == "default":
+        return {"": rules.default_modules(layout)}, []
+    roles, lacking = bind_roles(template.modules, layout.roles())
+    if roles and not lacking:
+        return {"": roles}, []
+    found = f"the model has no {', '.join(lacking)}" if lacking else "the layers have no linear module in common"
+    return {}, [Problem(asked.where("modules"), found, ", ".join(role.value for role in layout.roles()))]
 
 
-def _layers_out_of_range(
-    space: SearchSpaceFile, place: Place, template: InsertionTemplate, layout: ModelLayout
-) -> list[Problem]:
-    if not isinstance(template.layers, tuple):
-        return []
-    depth = len(layout.layers)
-    where = space.where(*place, "layers")
-    return [
-        Problem(where, f"there is no layer {index}", f"0 to {depth - 1}, as the model has {depth} layers")
-        for index in template.layers
-        if not 0 <= index < depth
+def fit(
+    asked: Asked, rules: MethodRules, layout: ModelLayout, knob: Setting | None = None
+) -> tuple[BoundMethod | None, list[Problem]]:
+    """The method as the insertion may have it, or what is wrong with it, one problem per setting or place.
+
+    `knob` takes the place of the default of the method's knob.
+    """
+    facts, given = rules.facts, asked.template.settings
+    problems = [unknown(asked.where("settings", name), name, facts.settings) for name in given.keys() - facts.settings]
+    defaults = facts.defaults if knob is None or facts.knob is None else {**facts.defaults, facts.knob: knob}
+    written = {name: value for name, value in {**defaults, **given}.items() if name in facts.settings}
+    problems += [
+        Problem(
+            asked.where("settings"),
+            f"method {facts.name} needs the setting '{name}'",
+            domain_text(domain),
+            f"Add '{name}: VALUE' or '{name}: $PARAMETER'.",
+        )
+        for name, domain in facts.settings.items()
+        if name not in written
     ]
-
-
-def _possible(space: SearchSpaceFile, value: Setting) -> tuple[Setting, ...]:
-    """The values at which a setting may go wrong."""
-    name = reference(value)
-    if name is None:
-        return (value,)
-    parameter = space.parameters[name]
-    assert not isinstance(parameter, LayersParameter | ModulesParameter)  # refused when the file was read
-    found = extremes(parameter.domain())
-    return found if parameter.otherwise is None else (*found, parameter.otherwise)
-
-
-def _setting_place(space: SearchSpaceFile, place: Place, template: InsertionTemplate, setting: str) -> Place:
-    """Where a person has to change a setting: at the parameter it refers to, or in the insertion."""
-    name = reference(template.settings.get(setting))
-    return (*place, "settings", setting) if name is None else ("parameters", name)
-
-
-def _outside(
-    space: SearchSpaceFile, place: Place, name: str, tried: Sequence[Setting], rules: MethodRules
-) -> list[Problem]:
-    domain: Domain = rules.settings[name]
-    wrong = [value for value in dict.fromkeys(tried) if not contains(domain, value)]
-    if not wrong:
-        return []
-    found = f"{', '.join(map(str, wrong))} is outside what '{name}' of method {rules.name} takes"
-    return [Problem(space.where(*place), found, domain_text(domain))]
+    tried = {name: asked.possible(value, facts.name) for name, value in written.items()}
+    for name, values in tried.items():
+        wrong = [value for value in values if not contains(facts.settings[name], value)]
+        if wrong:
+            found = f"{', '.join(map(str, wrong))} is outside what '{name}' of method {facts.name} takes"
+            problems.append(Problem(asked.setting_where(name), found, domain_text(facts.settings[name])))
+    sets, lacking = roles_of(asked, rules, layout)
+    problems += lacking
+    if not problems:
+        problems = _refused(asked, tuple(dict.fromkeys(sets.values())), tried, layout, rules)
+    if problems:
+        return None, problems
+    chosen = asked.module_sets is not None and facts.takes_modules
+    return BoundMethod(facts, None if chosen else sets[""], written), []
 
 
 def _refused(
-    space: SearchSpaceFile,
-    options: InsertionOptions,
-    place: Place,
+    asked: Asked,
+    sets: Sequence[Roles],
     tried: Mapping[str, tuple[Setting, ...]],
     layout: ModelLayout,
     rules: MethodRules,
 ) -> list[Problem]:
-    """What the method itself says, at every combination of extremes; one problem per place, the rest counted."""
-    template = options.template
-    layers = template.layers if isinstance(template.layers, tuple) else tuple(range(len(layout.layers)))
+    """What the method itself says, one problem per place, the rest counted.
+
+    Every combination of extremes is tried in the largest choice of layers, one of them in every choice.
+    """
+    facts = rules.facts
+    choices = asked.layers if facts.takes_layers else asked.layers[:1]
+    combinations = [
+        {name: canonical(value, facts.settings[name]) for name, value in settings.items()}
+        for settings in _combinations(tried)
+    ]
+    attempts = [(choices[0], settings) for settings in combinations]
+    attempts += [(layers, combinations[0]) for layers in choices[1:]]
     found: dict[str, list[Problem]] = {}
-    for modules in options.modules:
-        for settings in _combinations(tried):
-            written = {name: canonical(value, rules.settings[name]) for name, value in settings.items()}
-            insertion = Insertion(method=template.method, layers=layers, modules=modules, settings=written)
+    for modules in sets:
+        for layers, settings in attempts:
+            insertion = Insertion(method=facts.name, layers=layers, modules=modules, settings=settings)
             for problem in rules.problems(insertion, layout):
-                setting = problem.where.rpartition(".")[2]
-                known = setting in template.settings
-                target = _setting_place(space, place, template, setting) if known else place
-                same = found.setdefault(space.where(*target), [])
+                same = found.setdefault(asked.setting_where(problem.where.rpartition(".")[2]), [])
                 if problem not in same:
                     same.append(problem)
     reports = []
@@ -137,5 +165,5 @@ def _combinations(tried: Mapping[str, tuple[Setting, ...]]) -> list[dict[str, Se
         count *= len(values)
     if count <= _MOST_TRIED:
         return [dict(zip(tried, combination, strict=True)) for combination in itertools.product(*tried.values())]
-    base = {name: values[0] for name, values in tried.items()}
+    base = {name: values[0] for name, values in tried.items() if values}
     return [{**base, name: value} for name, values in tried.items() for value in values]

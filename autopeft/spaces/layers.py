@@ -66,8 +66,26 @@ class LayerChoice:
                 ]
         return made
 
+    def tried(self) -> list[tuple[int, ...]]:
+        """Choices at which a mistake shows, all layers that it may reach first: single ones, ends, every step."""
+        every, least = tuple(range(self.depth)), self.spec.at_least
+        found = [self.reached()]
+        for mode in self.spec.modes:
+            if mode == "top-k":
+                found += [every[self.depth - count :] for count in range(least, self.most + 1)]
+            elif mode == "range":
+                found += [every[first : first + least] for first in range(self.depth - least + 1)]
+            else:
+                found += [(index,) for index in every]
+        return list(dict.fromkeys(found))
+
+    def reached(self) -> tuple[int, ...]:
+        """Every layer that some choice holds."""
+        all_of_them = any(mode != "top-k" for mode in self.spec.modes) or self.spec.otherwise == "all"
+        return tuple(range(0 if all_of_them else self.depth - self.most, self.depth))
+
     def layers(self, values: Mapping[str, Setting]) -> tuple[int, ...] | None:
-        """The chosen layers, ascending; `otherwise`, or None, where the parameters are not active."""
+        """The chosen layers, ascending; what `otherwise` says, or None, where the parameters are not active."""
         if f"{self.name}.k" in values:
             return tuple(range(self.depth - int(values[f"{self.name}.k"]), self.depth))
         if f"{self.name}.first" in values:
@@ -78,3 +96,12 @@ class LayerChoice:
         if self.spec.otherwise is None:
             return None
         return tuple(range(self.depth)) if self.spec.otherwise == "all" else ()
+
+
+def part_of(depth: int, parts: tuple[int, int] | None) -> tuple[int, ...]:
+    """The layers of one of several nearly equal parts of the depth; all where there are no parts.
+
+    Part 1 is nearest to the input; 12 layers in 3 parts are 0 to 3, 4 to 7 and 8 to 11.
+    """
+    part, count = parts or (1, 1)
+    return tuple(range(depth * (part - 1) // count, depth * part // count))

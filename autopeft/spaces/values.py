@@ -40,7 +40,7 @@ def check(parameters: Sequence[Parameter], values: Mapping[str, Setting], space:
 def contains(domain: Domain, value: Setting) -> bool:
     """Whether the value is one of the domain's; 4.0 is a whole number, True is none."""
     if isinstance(domain, ChoiceDomain):
-        return any(_same(value, own) for own in domain.values)
+        return any(same(value, own) for own in domain.values)
     if isinstance(value, bool | str):
         return False
     return domain.low <= value <= domain.high and (isinstance(domain, FloatDomain) or value == int(value))
@@ -49,18 +49,30 @@ def contains(domain: Domain, value: Setting) -> bool:
 def canonical(value: Setting, domain: Domain) -> Setting:
     """The one way of writing a value that the domain contains, so that equal candidates have one digest."""
     if isinstance(domain, ChoiceDomain):
-        return next(own for own in domain.values if _same(value, own))
+        return next(own for own in domain.values if same(value, own))
     return int(value) if isinstance(domain, IntDomain) else float(value) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
-def extremes(domain: Domain) -> tuple[Setting, ...]:
-    """The values at which a mistake shows: both ends of numbers, every value of an unordered choice."""
-    if not isinstance(domain, ChoiceDomain):
-        return (domain.low, domain.high)
-    numbers = [value for value in domain.values if not isinstance(value, bool | str)]
-    if domain.ordered and len(numbers) == len(domain.values):
-        return (min(numbers), max(numbers))
-    return domain.values
+def extremes(
+    domain: Domain, only: Sequence[Setting] | None = None, never: Sequence[Setting] = ()
+) -> tuple[Setting, ...]:
+    """The values at which a mistake shows: both ends of numbers, every value of an unordered choice.
+
+    `only`, where given, are the values that are left of the domain; `never` are some that are not.
+    """
+    if isinstance(domain, ChoiceDomain) or only is not None:
+        values = domain.values if isinstance(domain, ChoiceDomain) and only is None else tuple(only or ())
+        values = tuple(value for value in values if not any(same(value, one) for one in never))
+        numbers = [value for value in values if not isinstance(value, bool | str)]
+        ordered = not isinstance(domain, ChoiceDomain) or domain.ordered
+        return (min(numbers), max(numbers)) if ordered and numbers and len(numbers) == len(values) else values
+    low, high = domain.low, domain.high
+    if isinstance(domain, IntDomain):
+        while low in never and low < high:
+            low += 1
+        while high in never and low < high:
+            high -= 1
+    return (low, high)
 
 
 def domain_text(domain: Domain) -> str:
@@ -81,7 +93,7 @@ def _text(value: Setting) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _same(value: Setting, other: Setting) -> bool:
-    """Equal, where True is not 1 and '1' is not 1."""
+def same(value: Setting, other: Setting) -> bool:
+    """Whether two values are equal, where True is not 1 and '1' is not 1."""
     kinds = [str if isinstance(one, str) else bool if isinstance(one, bool) else float for one in (value, other)]
     return kinds[0] is kinds[1] and value == other
