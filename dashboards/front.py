@@ -113,7 +113,7 @@ def front_record(results: RunResults, x: Objective | None, y: Objective, third: 
         infeasible=tuple(placed),
         unplaced=len(infeasible) - len(placed),
         limit=limit,
-        guess=majority(results) if y.name == "accuracy" else None,
+        guess=majority(results) if y.name == results.record.task.metric else None,
     )
 
 

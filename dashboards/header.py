@@ -97,6 +97,8 @@ def recommended(results: RunResults) -> dict[int, tuple[str, ...]]:
 
 def metric_unit(metric: str) -> Unit:
     """The unit of a task metric."""
+    if metric in ("validation_loss", "perplexity"):
+        return Unit.NUMBER
     return Unit.CORRELATION if metric in ("matthews", "spearman") else Unit.FRACTION
 
 
@@ -106,9 +108,9 @@ def test_score(results: RunResults, one: ScoredTrial) -> float | None:
 
 
 def majority(results: RunResults) -> float | None:
-    """What guessing the most frequent class reaches, where the headline metric is accuracy."""
+    """What guessing the most frequent class reaches, where the headline metric is the accuracy of classes or choices."""
     task = results.record.task
-    return task.majority_share if task.metric == "accuracy" else None
+    return task.majority_share if task.metric in ("accuracy", "choice_accuracy") else None
 
 
 def headline(results: RunResults) -> str:

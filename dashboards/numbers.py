@@ -24,6 +24,8 @@ def text_of(value: float | None, unit: Unit) -> str:
             return f"{100 * value:.1f} %"
         case Unit.CORRELATION:
             return f"{value:.3f}"
+        case Unit.NUMBER:
+            return f"{value:.4g}"
         case Unit.BYTES:
             return _scaled(value, _BYTES, "B")
         case Unit.SECONDS:
@@ -80,7 +82,7 @@ def scale_of(unit: Unit, values: Iterable[float]) -> Scale:
     match unit:
         case Unit.FRACTION:
             return Scale(100.0, "%")
-        case Unit.CORRELATION:
+        case Unit.CORRELATION | Unit.NUMBER:
             return Scale(1.0, "")
         case Unit.BYTES:
             return _axis(largest, _BYTES, "B", log)

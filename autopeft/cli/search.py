@@ -40,6 +40,9 @@ def command(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision on the hub.", rich_help_panel=DATA)] = None,
     dtype: Annotated[str | None, typer.Option(help="Dtype of the frozen weights.", rich_help_panel=DATA)] = None,
+    load_in: Annotated[
+        str | None, typer.Option(help="4bit or 8bit: hold the frozen weights in so few bits.", rich_help_panel=DATA)
+    ] = None,
     trust_remote_code: Annotated[
         bool | None,
         typer.Option(
@@ -64,11 +67,31 @@ def command(
         str | None, typer.Option(help="Default: text_pair, where there is one.", rich_help_panel=DATA)
     ] = None,
     label_column: Annotated[str | None, typer.Option(help="Default: label.", rich_help_panel=DATA)] = None,
-    task: Annotated[str | None, typer.Option(help="classification or regression.", rich_help_panel=DATA)] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Default: prompt.", rich_help_panel=DATA)] = None,
+    completion_column: Annotated[str | None, typer.Option(help="Default: completion.", rich_help_panel=DATA)] = None,
+    messages_column: Annotated[
+        str | None, typer.Option(help="Chats, in place of prompts; default: messages.", rich_help_panel=DATA)
+    ] = None,
+    choices_column: Annotated[
+        str | None, typer.Option(help="Default: choices, where there is one.", rich_help_panel=DATA)
+    ] = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="The right choice; default: answer, where there is one.", rich_help_panel=DATA)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification, regression or causal-lm.", rich_help_panel=DATA)
+    ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy, f1, matthews or spearman.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(
+            help="accuracy, f1, matthews, spearman; validation_loss, choice_accuracy, exact_match …",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts.", rich_help_panel=DATA)] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer for exact_match.", rich_help_panel=DATA)
+    ] = None,
     max_train_rows: Annotated[int | None, typer.Option(help="Train on a sample.", rich_help_panel=DATA)] = None,
     space: Annotated[
         str | None, typer.Option(help="Name or YAML file; see `autopeft spaces`.", rich_help_panel=SPACE)
@@ -116,7 +139,13 @@ def command(
     The same command again goes on with the same run.
     """
     flags = {
-        "model": {"source": model, "revision": revision, "dtype": dtype, "trust_remote_code": trust_remote_code},
+        "model": {
+            "source": model,
+            "revision": revision,
+            "dtype": dtype,
+            "load_in": load_in,
+            "trust_remote_code": trust_remote_code,
+        },
         "data": {
             "source": data,
             "subset": subset,
@@ -126,9 +155,15 @@ def command(
             "text": text_column,
             "text_pair": pair_column,
             "label": label_column,
+            "prompt": prompt_column,
+            "completion": completion_column,
+            "messages": messages_column,
+            "choices": choices_column,
+            "answer": answer_column,
             "task": task,
             "metric": metric,
             "max_tokens": max_tokens,
+            "max_new_tokens": max_new_tokens,
             "max_train_rows": max_train_rows,
         },
         "space": space,

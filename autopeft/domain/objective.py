@@ -25,6 +25,8 @@ class Unit(StrEnum):
     BYTES = "bytes"
     SECONDS = "seconds"
     COUNT = "count"
+    NUMBER = "number"
+    """Without a unit of its own and without bounds, as a loss."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class Objective:
     score: Callable[[Measurements], float]
     worst: float | None = None
     """A value no useful trial falls behind (0 for an accuracy); the hypervolume's reference where given."""
+    quality: bool | None = None
+    """Whether it says how good the predictions are, as a loss to minimise does; None: where it is to be maximised."""
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether `most-accurate` and the reports may go by it."""
+        return self.direction is Direction.MAXIMIZE if self.quality is None else self.quality
 
     @property
     def sign(self) -> float:

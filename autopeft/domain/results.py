@@ -128,9 +128,9 @@ class Front:
     def pick(self, what: str) -> ScoredTrial:
         """One point: `knee`, `most-accurate`, `smallest`, a trial number, or limits.
 
-        `most-accurate` is the best in the first objective to maximise, `smallest` the best in the first of bytes or
-        counts to minimise, in whatever order the objectives are; where there is none, the first and the last
-        objective stand for them. Limits such as `train_peak_bytes<=2GiB`, joined by commas, leave the points that keep
+        `most-accurate` is the best in the first objective of quality (an accuracy, a validation loss), `smallest` the
+        best in the first of bytes or counts to minimise, in whatever order the objectives are; where there is none,
+        the first and the last objective stand for them. Limits such as `train_peak_bytes<=2GiB`, joined by commas, leave the points that keep
         them, and the best of these in the first objective that no limit names is picked.
 
         Raises:
@@ -157,12 +157,15 @@ class Front:
     @property
     def quality_column(self) -> int:
         """Index of the objective that `most-accurate` goes by."""
-        found = (i for i, objective in enumerate(self.objectives) if objective.direction is Direction.MAXIMIZE)
-        return next(found, 0)
+        return quality_column(self.objectives) or 0
 
     @property
     def _size_column(self) -> int:
-        smaller = [i for i, objective in enumerate(self.objectives) if objective.direction is Direction.MINIMIZE]
+        smaller = [
+            i
+            for i, objective in enumerate(self.objectives)
+            if objective.direction is Direction.MINIMIZE and not objective.is_quality
+        ]
         sizes = [i for i in smaller if self.objectives[i].unit in (Unit.BYTES, Unit.COUNT)]
         return next(iter([*sizes, *smaller]), len(self.objectives) - 1)
 
@@ -196,6 +199,11 @@ class Front:
         free = next((index for index in range(len(names)) if index not in limited), 0)
         sign = self.objectives[free].sign
         return min(left, key=lambda one: sign * (one.values or ())[free])
+
+
+def quality_column(objectives: Sequence[Objective]) -> int | None:
+    """Index of the first objective of quality; None where there is none."""
+    return next((index for index, objective in enumerate(objectives) if objective.is_quality), None)
 
 
 def what_of(part: str) -> str:
@@ -280,5 +288,6 @@ class RunResults:
         return tuple(history)
 
     def quality_objective(self) -> Objective | None:
-        """The first objective to maximise, which reports draw upwards."""
-        return next((one for one in self.objectives if one.direction is Direction.MAXIMIZE), None)
+        """The first objective of quality, which reports draw upwards; None where there is none."""
+        column = quality_column(self.objectives)
+        return None if column is None else self.objectives[column]

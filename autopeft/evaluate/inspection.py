@@ -12,6 +12,8 @@ from autopeft.evaluate.base_model import build_on_meta
 from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import DeviceFacts, devices
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.quantisation import check_quantised, quantised_layout
+from autopeft.evaluate.tasks import make_task
 
 __all__ = ["DeviceFacts", "Inspection", "devices", "inspect_model", "inspect_run"]
 
@@ -44,14 +46,19 @@ def inspect_run(spec: SearchSpec) -> Inspection:
     except UserError as error:
         problems += error.problems
     try:
+        if spec.model.load_in is not None:
+            check_quantised(spec.model, bool(devices().gpus) or spec.resources.ray_address is not None)
         base = build_on_meta(spec.model, data.task if data else _ANY_TASK)
         layout = inspect_layout(base.model, base.new_parameters)
+        if spec.model.load_in is not None:
+            layout = quantised_layout(layout, base.model, spec.model.load_in)
+        of_rows = make_task(spec, data, base, layout).notices() if data else []
     except UserError as error:
         problems += error.problems
     if problems:
         raise UserError(*problems)
     assert data is not None
-    notices = list(data.notices)
+    notices = [*data.notices, *of_rows]
     if layout.max_positions is not None and layout.max_positions < spec.data.max_tokens:
         notices.append(
             f"The model takes {layout.max_positions} tokens at most, so texts are cut there "

@@ -18,13 +18,11 @@ from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import Outcome, TrialStatus
 from autopeft.evaluate.artefact import PREDICTIONS, load_adapter
 from autopeft.evaluate.base_model import load_base_model
-from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, tokenised, train_batches
 from autopeft.evaluate.data.load import load_data
 from autopeft.evaluate.devices import choose_device, limit_share
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.outcomes import failed, first_line, is_out_of_memory
-from autopeft.evaluate.quality import metrics, predictions
-from autopeft.evaluate.train import predict
+from autopeft.evaluate.tasks import make_task
 from autopeft.evaluate.trial_run import Bench, TrialRun
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
 
@@ -72,28 +70,21 @@ class TorchEvaluator:
         data = load_data(spec.data, spec.seed)
         base = load_base_model(spec.model, data.task, spec.seed, device)
         layout = inspect_layout(base.model, base.new_parameters)
-        max_tokens = min(spec.data.max_tokens, layout.max_positions or spec.data.max_tokens)
-
-        pad = Padding.of(base.tokenizer, base.pad_id)
-
-        def cut(split: str) -> list[Batch]:
-            rows = tokenised(data.splits[split], base.tokenizer, max_tokens)
-            if split == "train":
-                return train_batches(rows, spec.training.batch_size, spec.seed, pad)
-            return evaluation_batches(rows, spec.training.batch_size, pad)
-
+        task = make_task(spec, data, base, layout)
+        validation = task.exam("validation")
+        assert validation is not None  # no data set is loaded without
         self._bench = Bench(
             spec=spec,
-            task=data.task,
+            task=task,
             layout=layout,
             model=base.model,
             untouched=Untouched(base.model),
-            train=cut("train"),
-            validation=cut("validation"),
+            train=task.train_batches(),
+            validation=validation,
             device=device,
             dtype=next(base.model.parameters()).dtype,
         )
-        self._test = cut("test") if "test" in data.splits else None
+        self._test = task.exam("test")
         self._device = device
         self._resting_bytes: int | None = None
 
@@ -107,8 +98,9 @@ class TorchEvaluator:
     def score_test(self, artefact_dir: Path) -> dict[str, float]:
         """Test metrics of a saved adapter, loaded the plain way onto the untouched model.
 
-        Writes `test_predictions.json` beside the adapter: names of the predicted classes, or numbers for a
-        regression, in the order of the test split, with the rows' indices.
+        Writes `test_predictions.json` beside the adapter: names of the predicted classes, numbers for a regression,
+        generated or chosen answers (or else each row's loss per token) for a language model, in the order of the test
+        split, with the rows' indices.
 
         Raises:
             UserError: where the data has no test split.
@@ -118,12 +110,10 @@ class TorchEvaluator:
             raise UserError(Problem("data.test", "the data has no test split", "", "Give one with --test FILE."))
         with removed_afterwards(bench.untouched):
             model = load_adapter(bench.model, Path(artefact_dir), bench.untouched)
-            found = predict(model, self._test, bench.device, bench.dtype)
-        rows = [row for batch in self._test for row in batch.row_ids]
-        said = [text for _, text in sorted(zip(rows, predictions(bench.task, found.logits), strict=True))]
-        record = {"rows": sorted(rows), "predictions": said}
+            found = self._test.score(model, bench.device, bench.dtype)
+        record = {"rows": list(range(len(found.predictions))), "predictions": found.predictions}
         (Path(artefact_dir) / PREDICTIONS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        return metrics(bench.task, found.logits, found.labels)
+        return found.quality
 
     def close(self) -> None:
         """Free the model."""

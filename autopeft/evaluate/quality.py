@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,28 @@ def metrics(task: TaskInfo, logits: Any, labels: Any) -> dict[str, float]:
             "matthews": float(matthews_corrcoef(truth, predicted)),
         }
     return {name: found[name] for name in task.metrics}
+
+
+def likelihood_metrics(log_probability: Any, tokens: Any, correct: Any) -> dict[str, float]:
+    """Mean loss per token in nats, its exponential and the share of tokens found most likely, over all rows together.
+
+    `log_probability`, `tokens` and `correct` are `[rows]`: sum over the row's completion, number of its tokens, hits.
+    """
+    total = float(_array(tokens).sum())
+    if total == 0:
+        return dict.fromkeys(("validation_loss", "perplexity", "token_accuracy"), math.nan)
+    loss = -float(_array(log_probability).sum()) / total
+    return {
+        "validation_loss": loss,
+        # Beyond this a float64 overflows; such a model is as bad as any.
+        "perplexity": math.exp(min(loss, 700.0)),
+        "token_accuracy": float(_array(correct).sum()) / total,
+    }
+
+
+def choice_accuracy(chosen: Sequence[int], answers: Sequence[int | None]) -> float:
+    """Share of rows whose chosen index is the right one."""
+    return sum(one == right for one, right in zip(chosen, answers, strict=True)) / len(answers)
 
 
 def predictions(task: TaskInfo, logits: Any) -> list[str] | list[float]:

@@ -14,7 +14,6 @@ import torch
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.ports import EvaluationTask
-from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.artefact import load_adapter, save_adapter
@@ -23,16 +22,13 @@ from autopeft.evaluate.devices import device_name
 from autopeft.evaluate.insertion import Inserted, insert
 from autopeft.evaluate.methods import Calibration
 from autopeft.evaluate.outcomes import MissingMetricError, OverLimitError
-from autopeft.evaluate.quality import metrics
+from autopeft.evaluate.tasks import Exam, Task
 from autopeft.evaluate.train import (
-    Predictions,
     Training,
     autocast,
     computing_dtype,
-    inference_peak,
     moved,
     planned_steps,
-    predict,
     rung_steps,
 )
 from autopeft.evaluate.untouched import Untouched
@@ -48,12 +44,12 @@ class Bench:
     """What stays loaded between trials."""
 
     spec: SearchSpec
-    task: TaskInfo
+    task: Task
     layout: ModelLayout
     model: Any
     untouched: Untouched
     train: list[Batch]
-    validation: list[Batch]
+    validation: Exam
     device: torch.device
     dtype: torch.dtype
     """Of the frozen weights."""
@@ -115,9 +111,8 @@ class TrialRun:
             stop = yield {self._task.number: rung}
             if not last and self._task.number in (stop or ()):
                 return TrialStatus.STOPPED_EARLY
-        self._found["infer_peak"] = inference_peak(
-            inserted.model, self._bench.validation, self._bench.device, self._bench.dtype
-        )
+        bench = self._bench
+        self._found["infer_peak"] = bench.validation.peak(inserted.model, bench.device, bench.dtype)
         self._found["adapter_bytes"] = save_adapter(inserted, Path(self._task.artefact_dir))
         if inserted.initial and self._bench.dtype != torch.float32:
             self._validate_saved()
@@ -200,10 +195,10 @@ class TrialRun:
             MissingMetricError: where a metric is not finite. NotFiniteError: where a prediction is not.
         """
         bench = self._bench
-        found: Predictions = predict(model, bench.validation, bench.device, bench.dtype)
-        quality = metrics(bench.task, found.logits, found.labels)
+        found = bench.validation.score(model, bench.device, bench.dtype)
+        quality = found.quality
         self._found |= {"quality": quality, "evaluate_s": found.seconds, "latency_s": found.row_seconds}
-        for name in bench.task.metrics:
+        for name in bench.task.info.metrics:
             if not math.isfinite(quality.get(name, math.nan)):
                 raise MissingMetricError(f"the validation {name} is {quality.get(name, 'missing')}")
         return quality

@@ -85,7 +85,7 @@ class Trained:
             outcome = end.value[0]
         assert outcome.status is TrialStatus.COMPLETE, outcome.failure
         assert self._last is not None
-        rows = [row for batch in self.evaluator._bench.validation for row in batch.row_ids]
+        rows = [row for batch in self.evaluator._bench.validation.batches for row in batch.row_ids]
         self.logits[adapter] = self._last.logits[torch.tensor(rows).argsort()]
         self.evaluator.score_test(adapter)
         return outcome.measurements

@@ -75,7 +75,7 @@ def test_what_is_inspected_without_weights_is_what_is_loaded(tmp_path: Path, kin
     assert loaded == inspect_run(spec).layout
     head = evaluator._bench.model.get_submodule(loaded.head_paths[0])
     assert {parameter.dtype for parameter in head.parameters()} == {torch.float32}
-    base = build_on_meta(spec.model, evaluator._bench.task)
+    base = build_on_meta(spec.model, evaluator._bench.task.info)
     assert inspect_layout(base.model, base.new_parameters).weights_bytes == loaded.weights_bytes
     # Half of the parameters' four bytes, but for the head.
     assert loaded.weights_bytes < 4 * loaded.parameters

@@ -25,7 +25,7 @@ def test_a_decoder_says_the_same_of_a_row_alone_and_in_a_batch(
     evaluator = opened(spec_of(tmp_path, "llama"))
     model = evaluator._bench.model
     assert model.config.pad_token_id == expected
-    batch = next(one for one in evaluator._bench.validation if not one.inputs["attention_mask"].all())
+    batch = next(one for one in evaluator._bench.validation.batches if not one.inputs["attention_mask"].all())
     with torch.no_grad():
         together = model(**batch.inputs).logits
         lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()

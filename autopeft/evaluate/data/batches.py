@@ -17,6 +17,10 @@ MEGA_BATCHES = 64
 """Batches whose rows are sorted by length together: more pads less, fewer mixes rows more."""
 
 
+NO_LABEL = -100
+"""The label of a token that no loss is computed of, as every model of transformers has it."""
+
+
 @dataclass(frozen=True)
 class Padding:
     """What fills the short rows of a batch; always on the right, where classification heads expect it."""
@@ -49,7 +53,8 @@ class TokenisedSplit:
     token_ids: tuple[tuple[int, ...], ...]
     token_type_ids: tuple[tuple[int, ...], ...] | None
     """Which sentence each token is of; None where the tokenizer does not say."""
-    labels: tuple[int, ...] | tuple[float, ...]
+    labels: tuple[int, ...] | tuple[float, ...] | tuple[tuple[int, ...], ...]
+    """One per row, or one per token of each row."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -62,7 +67,7 @@ class Batch:
     inputs: dict[str, Tensor]
     """`input_ids`, `attention_mask` and, where the tokenizer gives them, `token_type_ids`; int64 [rows, padded]."""
     labels: Tensor
-    """`[rows]`, int64 class indices or float32 scores."""
+    """`[rows]`, int64 class indices or float32 scores; `[rows, padded]`, int64, where every token has one."""
     row_ids: tuple[int, ...]
     """Positions of the rows in their split."""
     tokens: int
@@ -136,8 +141,13 @@ def _batch(split: TokenisedSplit, rows: Sequence[int], pad: Padding) -> Batch:
     inputs = {"input_ids": _filled([split.token_ids[row] for row in rows], padded, pad.id), "attention_mask": mask}
     if split.token_type_ids is not None:
         inputs["token_type_ids"] = _filled([split.token_type_ids[row] for row in rows], padded, pad.token_type_id)
-    labels = torch.tensor([split.labels[row] for row in rows])
-    return Batch(inputs, labels, tuple(rows), int(lengths.sum()))
+    return Batch(inputs, _labels(split, rows, padded), tuple(rows), int(lengths.sum()))
+
+
+def _labels(split: TokenisedSplit, rows: Sequence[int], padded: int) -> Tensor:
+    labels = [split.labels[row] for row in rows]
+    per_token = [label for label in labels if isinstance(label, tuple)]
+    return _filled(per_token, padded, NO_LABEL) if per_token else torch.tensor(labels)
 
 
 def _filled(rows: Sequence[Sequence[int]], width: int, value: int) -> Tensor:
