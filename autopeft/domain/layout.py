@@ -100,6 +100,12 @@ class ModelLayout(BaseModel):
     """Bytes of these parameters and of the buffers, in the dtype they are loaded in."""
     max_positions: int | None = None
     """Longest sequence in tokens that the model takes, where its config says so."""
+    text_tokens: int | None = None
+    """Longest text in tokens that it will be given, where that is known."""
+    embedding_size: int = 0
+    """Width of a token's embedding, which some models widen to `hidden_size` before the first layer."""
+    takes_cache: bool = False
+    """Whether its body takes keys and values of tokens before the text (`past_key_values`)."""
     task: TaskName = TaskName.SEQUENCE_CLASSIFICATION
     causal: bool = False
     """Whether a token sees only those before it: a decoder."""

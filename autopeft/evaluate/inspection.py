@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.layout import ModelLayout
+from autopeft.domain.layout import ModelLayout, TaskName
 from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import ModelSpec, SearchSpec
-from autopeft.evaluate.base_model import build_on_meta
+from autopeft.evaluate.base_model import build_from_config, build_on_meta
 from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import DeviceFacts, devices
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.quantisation import check_quantised, quantised_layout
+from autopeft.evaluate.source import weight_files
 from autopeft.evaluate.tasks import make_task
 
 __all__ = ["DeviceFacts", "Inspection", "devices", "inspect_model", "inspect_run"]
 
 _ANY_TASK = TaskInfo(kind="classification", labels=("0", "1"), metric="accuracy", metrics=("accuracy",), rows={})
 """Stands for the task while the data cannot be read, so that the model's mistakes are found all the same."""
+
+_ANY_TEXT = TaskInfo(kind="causal-lm", metric="loss", metrics=("loss",), rows={})
+"""The same for a language model."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def inspect_run(spec: SearchSpec) -> Inspection:
         layout = inspect_layout(base.model, base.new_parameters)
         if spec.model.load_in is not None:
             layout = quantised_layout(layout, base.model, spec.model.load_in)
+        layout = layout.model_copy(update={"text_tokens": spec.data.max_tokens})
         of_rows = make_task(spec, data, base, layout).notices() if data else []
     except UserError as error:
         problems += error.problems
@@ -76,11 +82,17 @@ def inspect_run(spec: SearchSpec) -> Inspection:
     )
 
 
-def inspect_model(spec: ModelSpec) -> ModelLayout:
-    """The layout of a model alone, with a head for two classes; loads no weights.
+def inspect_model(spec: ModelSpec, task: TaskName = TaskName.SEQUENCE_CLASSIFICATION) -> ModelLayout:
+    """The layout of a model alone, with a head for two classes or the language model's own; loads no weights.
+
+    A local folder that holds a `config.json` and nothing else is enough.
 
     Raises:
-        UserError: where there is no such model or it cannot classify sequences.
+        UserError: where there is no such model or it cannot do the task.
     """
-    base = build_on_meta(spec, _ANY_TASK)
+    asked = _ANY_TEXT if task is TaskName.CAUSAL_LM else _ANY_TASK
+    folder = Path(spec.source).expanduser()
+    if (folder / "config.json").is_file() and not weight_files(folder):
+        return inspect_layout(build_from_config(spec, asked))
+    base = build_on_meta(spec, asked)
     return inspect_layout(base.model, base.new_parameters)

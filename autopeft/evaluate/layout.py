@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -55,6 +56,8 @@ def inspect_layout(model: Any, new_parameters: Iterable[str] = ()) -> ModelLayou
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         max_positions=_max_positions(model, config),
+        embedding_size=int(model.get_input_embeddings().weight.shape[1]),
+        takes_cache=_takes_cache(model),
         task=task,
         causal=any(getattr(module, "is_causal", False) is True for module in model.modules()),
         quantised=bool(getattr(model, "is_quantized", False)),
@@ -240,6 +243,12 @@ def _head_paths(model: Any, blocks_path: str, new_parameters: tuple[str, ...], t
         if path and path not in lost:
             lost.append(path)
     return (*heads, *lost)
+
+
+def _takes_cache(model: Any) -> bool:
+    """Whether the model, or the body that its head stands on, has an argument `past_key_values`."""
+    body = getattr(model, model.base_model_prefix, model)
+    return any("past_key_values" in inspect.signature(part.forward).parameters for part in (model, body))
 
 
 def _max_positions(model: Any, config: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autopeft.evaluate.methods import (
     adalora,
+    adaption_prompt,
     bottleneck,
     frozen_bases,
     in_place,
@@ -15,6 +16,7 @@ from autopeft.evaluate.methods import (
     orthogonal,
     prefix,
     products,
+    prompts,
     scaling,
     shards,
     shared_vectors,
@@ -45,6 +47,8 @@ _FAMILIES = (
     bottleneck,
     prefix,
     in_place,
+    prompts,
+    adaption_prompt,
 )
 
 METHODS: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}
