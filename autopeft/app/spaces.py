@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autopeft.domain.layout import TaskName
 from autopeft.domain.spec import SearchSpec
 from autopeft.evaluate.inspection import inspect_model
 from autopeft.evaluate.methods import METHODS
@@ -37,8 +38,8 @@ def listed() -> list[SpaceSummary]:
     return available()
 
 
-def describe(name: str, model: str | None) -> SpaceCard:
-    """One space as written, or bound to a model (a folder with a `config.json` is enough).
+def describe(name: str, model: str | None, task: TaskName = TaskName.SEQUENCE_CLASSIFICATION) -> SpaceCard:
+    """One space as written, or bound to a model (a folder with a `config.json` is enough) and a task.
 
     Raises:
         UserError: where the space or the model cannot be had, or they do not fit.
@@ -46,7 +47,7 @@ def describe(name: str, model: str | None) -> SpaceCard:
     file = load_space(name)
     if model is None:
         return SpaceCard(file.name, file.summary, file.papers, file.notes, tuple(rows_of(file)), None, None, ())
-    layout = inspect_model(SearchSpec.model_validate({"model": model}).model)
+    layout = inspect_model(SearchSpec.model_validate({"model": model}).model, task)
     bound = bind(file, layout, METHODS)
     return SpaceCard(
         file.name, file.summary, file.papers, file.notes, tuple(rows_of(bound)), model, bound.size(), bound.notices

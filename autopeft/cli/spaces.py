@@ -11,6 +11,8 @@ from rich.table import Table
 
 from autopeft.cli.options import Json
 from autopeft.cli.tables import output, print_json
+from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.layout import TaskName
 
 if TYPE_CHECKING:
     from autopeft.app.spaces import SpaceCard
@@ -23,15 +25,36 @@ def command(
     model: Annotated[
         str | None, typer.Option("--model", help="Bind it to this model: real layers, modules and size.")
     ] = None,
+    task: Annotated[
+        TaskName, typer.Option("--task", help="What the model is to be trained for, with --model.")
+    ] = TaskName.SEQUENCE_CLASSIFICATION,
+    count: Annotated[
+        bool, typer.Option("--count", help="Print only how many configurations it has on the model.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the search spaces, or describe one."""
     from autopeft.app.spaces import describe, listed
 
+    if count and (name is None or model is None):
+        missing = " and ".join(text for text, given in (("a SPACE", name), ("--model", model)) if given is None)
+        raise UserError(
+            Problem(
+                "--count",
+                f"needs {missing}: sizes, layers and methods depend on the model",
+                "",
+                "For example: autopeft spaces autopeft --model DIR --count. A folder with a config.json is enough.",
+            )
+        )
     console = output()
     if name is not None:
-        card = describe(name, model)
-        if json:
+        card = describe(name, model, task)
+        if count:
+            if json:
+                print_json({"space": card.name, "model": card.bound_to, "configurations": card.size})
+            else:
+                console.print(_count(card.size), highlight=False)
+        elif json:
             print_json(card.as_dict())
         else:
             _show(console, card)
@@ -61,7 +84,12 @@ def _show(console: Console, card: SpaceCard) -> None:
     console.print(table)
     console.print()
     if card.bound_to is not None:
-        size = "a continuous parameter, so no count" if card.size is None else f"{card.size:,} configurations"
-        console.print(f"bound to {escape(card.bound_to)}: {size}", soft_wrap=True)
+        console.print(f"bound to {escape(card.bound_to)}: {_count(card.size)}", soft_wrap=True)
     for text in (*card.notices, *card.papers):
         console.print(escape(text), style="dim", soft_wrap=True)
+
+
+def _count(size: int | None) -> str:
+    if size is None:
+        return "no count: a parameter is continuous"
+    return "1 configuration" if size == 1 else f"{size:,} configurations"

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from autopeft.evaluate.layout import head_paths
 from autopeft.evaluate.quantisation import check_quantised, kept_whole, norms_in_float32, quantisation
 from autopeft.evaluate.source import ModelSource, fingerprint, hub_reachable, read_config, source_of
 
-__all__ = ["BaseModel", "build_on_meta", "hub_reachable", "load_base_model", "source_of"]
+__all__ = ["BaseModel", "build_from_config", "build_on_meta", "hub_reachable", "load_base_model", "source_of"]
 
 _DECODERS = "gpt2, opt, llama, mistral, qwen2, gemma"
 
@@ -70,6 +71,27 @@ def build_on_meta(spec: ModelSpec, task: TaskInfo) -> BaseModel:
     return _load(spec, task, 0, "meta")
 
 
+def build_from_config(spec: ModelSpec, task: TaskInfo) -> Any:
+    """The model that a local folder's `config.json` describes, on the `meta` device; needs no weights, no tokenizer.
+
+    Raises:
+        UserError: where the config is no model's, or the model cannot do the task.
+    """
+    config = _config(spec, task, ModelSource(Path(spec.source).expanduser(), spec.source))
+    try:
+        with _quiet(), torch.device("meta"):
+            return _auto(task).from_config(config, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise UserError(
+            Problem("model", f"'{spec.source}' cannot be built: {_first_line(error)}", "", "Check its config.json.")
+        ) from error
+
+
+def _auto(task: TaskInfo) -> Any:
+    """The class of transformers that builds models with the task's head."""
+    return AutoModelForCausalLM if task.name is TaskName.CAUSAL_LM else AutoModelForSequenceClassification
+
+
 def _load(spec: ModelSpec, task: TaskInfo, seed: int, device: str | torch.device) -> BaseModel:
     source = source_of(spec)
     config = _config(spec, task, source)
@@ -81,14 +103,13 @@ def _load(spec: ModelSpec, task: TaskInfo, seed: int, device: str | torch.device
             "device_map": {"": device},
             "quantization_config": quantisation(spec.load_in, kept_whole(plain.model, plain.new_parameters)),
         }
-    auto = AutoModelForCausalLM if task.name is TaskName.CAUSAL_LM else AutoModelForSequenceClassification
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             tokenizer = AutoTokenizer.from_pretrained(
                 source.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
             )
             torch.manual_seed(seed)
-            model, report = auto.from_pretrained(
+            model, report = _auto(task).from_pretrained(
                 source.folder,
                 config=config,
                 dtype=spec.dtype,

@@ -67,12 +67,13 @@ class LayerChoice:
         return made
 
     def tried(self) -> list[tuple[int, ...]]:
-        """Choices at which a mistake shows, all layers that it may reach first: single ones, ends, every step."""
+        """Choices at which a mistake shows, all that it may reach first: single ones, ends, some between."""
         every, least = tuple(range(self.depth)), self.spec.at_least
         found = [self.reached()]
         for mode in self.spec.modes:
             if mode == "top-k":
-                found += [every[self.depth - count :] for count in range(least, self.most + 1)]
+                steps = {round(least + step * (self.most - least) / 8) for step in range(9)}
+                found += [every[self.depth - count :] for count in sorted(steps)]
             elif mode == "range":
                 found += [every[first : first + least] for first in range(self.depth - least + 1)]
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopeft.domain.candidate import Setting
 from autopeft.domain.errors import Problem, unknown
@@ -145,7 +145,9 @@ def _fits_all(
     for value in ladder:
         bound = []
         for asked in asking:
-            method, problems = fit(asked, rules, layout, value)
+            # Every choice of layers is tried with one step of the ladder, the ends of it with the others.
+            ends = (asked.layers[0], min(asked.layers, key=len))
+            method, problems = fit(replace(asked, layers=ends) if found else asked, rules, layout, value)
             if method is None:
                 reason = reason or _reason(facts.name, problems[0])
                 break
@@ -157,8 +159,7 @@ def _fits_all(
 
 def _reason(method: str, problem: Problem) -> str:
     """Why a method is left out, without its name, so that equal reasons are told once."""
-    key, text = problem.where.rpartition(".")[2], problem.found.removeprefix(f"{method} ")
-    return f"{key}: {text}" if text == problem.found and key in problem.where and not key.isdigit() else text
+    return problem.found.removeprefix(f"{method} ").partition(" (and ")[0]
 
 
 def _spread(found: Mapping[Setting | None, object], most: int | None, usual: Setting | None) -> tuple[Setting, ...]:
