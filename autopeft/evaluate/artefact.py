@@ -71,6 +71,7 @@ def _write_peft(inserted: Inserted, folder: Path) -> None:
     if inserted.initial:
         _subtract_initial(state, inserted.initial)
         config.init_lora_weights = True
+        config.corda_config = config.lora_ga_config = None
         config.r *= 2
         config.lora_alpha *= 2
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})

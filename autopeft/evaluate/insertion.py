@@ -140,7 +140,7 @@ def insert(
         peft_model = quietly_wrapped(untouched.model, config)
         method.started(peft_model, calibration)
     initial = {}
-    if changes:
+    if method.saved_as_difference(insertion):
         initial = {
             name: parameter.detach().to("cpu", copy=True)
             for name, parameter in peft_model.named_parameters()

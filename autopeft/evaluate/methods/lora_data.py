@@ -6,6 +6,7 @@ instruction-previewed; LoRA-GA: Wang et al., NeurIPS 2024, eq. 11 and 12.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,9 @@ class LoraGa(Lora):
                     loss = model(**batch).loss
                 loss.backward()
 
-        preprocess_loraga(model, config, run)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the hooks that count passes need no gradient of the inputs
+            preprocess_loraga(model, config, run)
 
 
 def _demand(calibration: Calibration, title: str) -> None:

@@ -62,6 +62,10 @@ class Kasa(Lora):
         config.kasa_config = KasaConfig()
         return config
 
+    def saved_as_difference(self, insertion: Insertion) -> bool:
+        """No: peft drops the same singular values again when it loads the adapter."""
+        return False
+
     def started(self, peft_model: Any, calibration: Calibration) -> None:
         """Add the two regularisers (eq. 9 to 12) to the loss of training, which peft leaves to its caller."""
         _add_to_loss(peft_model.base_model, peft_model.base_model._get_kasa_loss)

@@ -111,6 +111,13 @@ class PeftMethod(Method):
         """Whether putting it in overwrites weights of the base (PiSSA takes its first values out of them)."""
         return False
 
+    def saved_as_difference(self, insertion: Insertion) -> bool:
+        """Whether its adapter is saved as a plain LoRA less the first one, which was taken out of the base.
+
+        False where loading it changes the base again (KaSA).
+        """
+        return self.changes_base(insertion)
+
     def prepare(self, model: Any, config: Any, calibration: Calibration) -> None:
         """Called before peft wraps the model; for initialisations that look at data through the plain model."""
 
