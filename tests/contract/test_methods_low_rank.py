@@ -36,3 +36,4 @@ class TestGlora(NewProcessContract):
 class TestPeanut(MethodContract):
     method = "peanut"
     settings = {"rank": 4}
+    learning_rate = 3e-2

@@ -39,4 +39,5 @@ class TestTinyLora(NewProcessContract):
 
 class TestLily(NewProcessContract):
     method = "lily"
+    kinds = ("bert", "distilbert")
     settings = {"rank": 4, "stride_A": 2}

@@ -10,7 +10,7 @@ from typing import Any
 
 from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import Problem
-from autopeft.domain.layout import ModelLayout, ModuleLayout
+from autopeft.domain.layout import ModelLayout, ModuleLayout, TaskName
 from autopeft.domain.method import MethodFacts
 from autopeft.domain.space import FloatDomain, IntDomain
 from autopeft.evaluate.methods.fit import IN, OUT, divides
@@ -107,6 +107,9 @@ class TinyLora(OfLinears):
 
 class Lily(OfLinears):
     """Inputs shared by neighbouring layers, outputs by all, mixed by a router; arXiv:2407.09946.
+
+    The router averages over all tokens of the batch. So a prediction depends a little on the rows beside it, and in a
+    language model a token would see those after it, in training but not when it generates: it is for classifiers.
 
     peft shares between modules that end alike, so that the targets are paths within a layer, with the layers apart;
     what else ends alike is excluded by name.
@@ -220,7 +223,7 @@ METHODS = (
             name="lily",
             title="Lily",
             paper="Low-Rank Interconnected Adaptation across Layers, 2024 (arXiv:2407.09946)",
-            summary="LoRA with inputs shared by neighbouring layers and outputs by all, mixed by a router.",
+            summary="LoRA with inputs shared by neighbouring layers and outputs by all, mixed per batch by a router.",
             settings={
                 "rank": RANK,
                 "stride_A": IntDomain(low=1, high=64),
@@ -231,6 +234,7 @@ METHODS = (
             knob="rank",
             ladder=LADDER,
             merges=False,
+            tasks=frozenset({TaskName.SEQUENCE_CLASSIFICATION}),
         )
     ),
 )
