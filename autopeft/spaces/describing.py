@@ -33,8 +33,9 @@ class ParameterRow:
 def describe(space: SearchSpaceFile | BoundSpace) -> list[ParameterRow]:
     """One row per parameter: as written for a file, as the sampler sees them for a bound space."""
     if isinstance(space, BoundSpace):
+        domains = {one.name: one.domain for one in space.parameters}
         return [
-            ParameterRow(one.name, one.domain.kind, domain_text(one.domain), when_text(one.when), one.summary)
+            ParameterRow(one.name, one.domain.kind, domain_text(one.domain), when_text(one.when, domains), one.summary)
             for one in space.parameters
         ]
     return [

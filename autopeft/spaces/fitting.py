@@ -63,9 +63,7 @@ class Asked:
             return (value,)
         parameter = self.space.parameters[name]
         chosen = {**self.assigned, (reference(self.template.method) or ""): (method,)}
-        domain, otherwise = self.domains.get(name), () if parameter.otherwise is None else (parameter.otherwise,)
-        if domain is None:
-            return ()  # refused already
+        domain, otherwise = self.domains[name], () if parameter.otherwise is None else (parameter.otherwise,)
         exists = all(among(chosen[parent], values) for parent, values in parameter.when.items() if parent in chosen)
         found = extremes(domain, self.assigned.get(name), self.template.unless.get(name, ())) if exists else ()
         return tuple(dict.fromkeys((*found, *outside(otherwise, self.template.unless.get(name, ())))))
@@ -110,6 +108,9 @@ def fit(
     ]
     tried = {name: asked.possible(value, facts.name) for name, value in written.items()}
     for name, values in tried.items():
+        if not values:
+            found = f"is never in a candidate: its conditions leave no value to {written[name]}"
+            problems.append(Problem(asked.where(), found, "", "Change its conditions or remove it."))
         wrong = [value for value in values if not contains(facts.settings[name], value)]
         if wrong:
             found = f"{', '.join(map(str, wrong))} is outside what '{name}' of method {facts.name} takes"

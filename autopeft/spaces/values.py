@@ -82,11 +82,18 @@ def domain_text(domain: Domain) -> str:
     return f"{_text(domain.low)} to {_text(domain.high)}{', log scale' if domain.log else ''}"
 
 
-def when_text(when: Sequence[Condition]) -> str:
-    """Conditions in words; empty where there are none."""
-    return " and ".join(
-        f"{condition.parameter} is {' or '.join(_text(value) for value in condition.values)}" for condition in when
-    )
+def when_text(when: Sequence[Condition], domains: Mapping[str, Domain] | None = None) -> str:
+    """Conditions in words; empty where there are none. With the domains, the shorter of "is" and "is not"."""
+    return " and ".join(_condition_text(condition, (domains or {}).get(condition.parameter)) for condition in when)
+
+
+def _condition_text(condition: Condition, domain: Domain | None) -> str:
+    values, word = condition.values, "is"
+    if isinstance(domain, ChoiceDomain):
+        others = tuple(value for value in domain.values if not any(same(value, one) for one in values))
+        if 0 < len(others) < len(values):
+            values, word = others, "is not"
+    return f"{condition.parameter} {word} {' or '.join(_text(value) for value in values)}"
 
 
 def _text(value: Setting) -> str:
