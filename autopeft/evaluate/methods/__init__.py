@@ -23,10 +23,20 @@ from autopeft.evaluate.methods import (
     sparse,
     spectral,
     subspaces,
+    unregistered,
 )
 from autopeft.evaluate.methods.method import Attached, Calibration, Method, OwnMethod, PeftMethod
 
-__all__ = ["METHODS", "Attached", "Calibration", "Method", "OwnMethod", "PeftMethod"]
+__all__ = [
+    "METHODS",
+    "UNREGISTERED",
+    "UNREGISTERED_VARIANTS",
+    "Attached",
+    "Calibration",
+    "Method",
+    "OwnMethod",
+    "PeftMethod",
+]
 
 _FAMILIES = (
     lora,
@@ -53,3 +63,15 @@ _FAMILIES = (
 
 METHODS: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}
 """Every method that a candidate may name."""
+
+_LEFT_OUT = (*_FAMILIES, unregistered)
+
+UNREGISTERED: dict[str, str] = {
+    kind: reason for module in _LEFT_OUT for kind, reason in getattr(module, "UNREGISTERED", {}).items()
+}
+"""Name of each `PeftType` of peft that no method stands for, and why."""
+
+UNREGISTERED_VARIANTS: dict[str, str] = {
+    name: reason for module in _LEFT_OUT for name, reason in getattr(module, "UNREGISTERED_VARIANTS", {}).items()
+}
+"""Ways to start or change a method of peft that no method here stands for, and why."""

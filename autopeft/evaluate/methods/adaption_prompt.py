@@ -19,12 +19,12 @@ class AdaptionPrompt(PeftMethod):
     """A prompt per layer in attention of its own, added to the output at a gate that starts closed."""
 
     def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
-        """Models that peft does not know; heads that are not as wide together as the model, which it takes for given."""
+        """Models that peft does not know; heads that are not together as wide as the model, which it assumes."""
         if layout.model_type not in KNOWN:
-            text = f"peft has {self.name} for no model of type {layout.model_type}"
+            text = f"peft has it for no model of type {layout.model_type}"
             return [Problem("method", text, ", ".join(KNOWN), f"Leave {self.name} out.")]
         if layout.heads * layout.head_dim != layout.hidden_size:
-            text = f"{self.name} needs heads that are together as wide as the model, {layout.hidden_size}"
+            text = f"its heads are not together as wide as the model, {layout.hidden_size}"
             return [Problem("method", text, "", f"Leave {self.name} out.")]
         return []
 

@@ -22,7 +22,7 @@ def linear_only(name: str, insertion: Insertion, layout: ModelLayout) -> list[Pr
     return [
         Problem(
             "modules",
-            f"{name} takes no module that holds its weight transposed (Conv1D), as {', '.join(refused)}",
+            f"{', '.join(refused)}: weights that are held transposed (Conv1D) are not taken",
             ", ".join(taken) or "none",
             "Leave these modules out." if taken else f"Leave {name} out.",
         )

@@ -1,4 +1,4 @@
-"""Methods that turn weights instead of adding to them: OFT, BOFT, HRA, PSOFT, RoAd; and OSF, which keeps to what is left.
+"""Methods that turn weights: OFT, BOFT, HRA, PSOFT, RoAd; and OSF, which keeps to directions that hardly matter yet.
 
 OFT: Qiu et al., NeurIPS 2023; BOFT: Liu et al., ICLR 2024; HRA: Yuan et al., NeurIPS 2024; PSOFT: arXiv:2505.11235;
 RoAd: Liao & Monz, NeurIPS 2024; OSF: arXiv:2504.07097.
@@ -14,7 +14,7 @@ from autopeft.domain.layout import ModelLayout
 from autopeft.domain.method import MethodFacts
 from autopeft.domain.space import ChoiceDomain, FloatDomain, IntDomain
 from autopeft.evaluate.methods.checks import narrower_than
-from autopeft.evaluate.methods.fit import IN, OUT, divides, group_of, linear_only, wider_than
+from autopeft.evaluate.methods.fit import IN, divides, group_of, linear_only, wider_than
 from autopeft.evaluate.methods.method import PeftMethod, modules_of
 
 ROAD_GROUP = 64
@@ -111,7 +111,7 @@ class Psoft(PeftMethod):
         return (rank * (rank - 1) // 2 + 2 * rank) * len(modules_of(insertion, layout))
 
     def config(self, insertion: Insertion, layout: ModelLayout, steps: int) -> Any:
-        """A `peft.PsoftConfig`; alpha is the rank, but it cancels out: B is divided by the scale that it is read with."""
+        """A `peft.PsoftConfig`; alpha is the rank, but cancels out: B is divided by the scale that it is read with."""
         from peft import PsoftConfig
 
         rank = int(insertion.settings["rank"])
@@ -230,7 +230,7 @@ METHODS = (
         MethodFacts(
             name="psoft",
             title="PSOFT",
-            paper="peft documentation (arXiv:2505.11235)",
+            paper="arXiv:2505.11235",
             summary="A rotation and two scalings within the largest singular directions of each weight.",
             settings={"rank": IntDomain(low=2, high=4096, log=True)},
             defaults={"rank": 32},
@@ -255,7 +255,7 @@ METHODS = (
         MethodFacts(
             name="osf",
             title="OSF",
-            paper="peft documentation (arXiv:2504.07097)",
+            paper="arXiv:2504.07097",
             summary="The smallest singular directions of each weight; the largest stay frozen.",
             settings={"effective_rank": FloatDomain(low=0.001, high=0.999)},
             defaults={"effective_rank": 0.95},

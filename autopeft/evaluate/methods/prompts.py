@@ -32,7 +32,7 @@ class Prompt(PeftMethod):
         """
         found = beyond_positions(insertion, layout)
         if layout.causal and layout.task is TaskName.SEQUENCE_CLASSIFICATION:
-            text = f"{self.name} would make a decoder classify by its padding"
+            text = "a decoder would classify by its padding"
             found.append(
                 Problem("method", text, "encoders, or task causal-lm", f"Take prefix-tuning or leave {self.name} out.")
             )
@@ -82,11 +82,11 @@ class Prefix(PeftMethod):
         """Positions that run out; bodies without a cache; encoders whose head peft would not reach."""
         found = beyond_positions(insertion, layout)
         if not layout.takes_cache:
-            text = f"{self.name} gives the model keys and values, which this model takes none of"
+            text = "the model takes no keys and values from before the text"
             found.append(Problem("method", text, "models with past_key_values", f"Leave {self.name} out."))
         elif not layout.causal and [path for path in layout.head_paths if "." not in path] != ["classifier"]:
             # peft calls the body and `classifier` itself, and so passes over what an encoder has in between.
-            text = f"{self.name} would leave out parts of this model's head: {', '.join(layout.head_paths)}"
+            text = f"parts of the model's head would be left out: {', '.join(layout.head_paths)}"
             found.append(Problem("method", text, "a head that is `classifier` alone", f"Leave {self.name} out."))
         return found
 
@@ -216,7 +216,7 @@ METHODS = (
         facts(
             "cartridge",
             "Cartridges",
-            "peft documentation (arXiv:2506.06266)",
+            "arXiv:2506.06266",
             "A prefix whose first token stays frozen.",
             low=FROZEN_TOKENS + 1,
         )

@@ -111,7 +111,7 @@ METHODS = (
         MethodFacts(
             name="beft",
             title="BEFT",
-            paper="peft documentation (arXiv:2509.15974)",
+            paper="arXiv:2509.15974",
             summary="A bias per value, beside the one that the model may have.",
             settings={},
             merges=False,  # only into modules that have a bias, and many decoders have none

@@ -95,7 +95,7 @@ METHODS = (
         MethodFacts(
             name="supertuning",
             title="Super-Tuning",
-            paper="peft documentation (arXiv:2607.09287)",
+            paper="arXiv:2607.09287",
             summary="The entries of each weight that are largest in magnitude.",
             settings={
                 "sparsity": FloatDomain(low=0.0, high=0.99999),

@@ -108,7 +108,7 @@ METHODS = (
         MethodFacts(
             name="waveft",
             title="WaveFT",
-            paper="peft documentation (arXiv:2505.12532)",
+            paper="arXiv:2505.12532",
             summary="A few entries of the wavelet transform of each weight's update.",
             settings={"n_frequency": FREQUENCIES, "scaling": SCALING},
             defaults={"n_frequency": 2592, "scaling": 25.0},
@@ -120,7 +120,7 @@ METHODS = (
         MethodFacts(
             name="c3a",
             title="C3A",
-            paper="peft documentation (arXiv:2407.19342)",
+            paper="arXiv:2407.19342",
             summary="Circulant blocks beside each linear module.",
             settings={"block_size": IntDomain(low=2, high=8192, log=True)},
             defaults={"block_size": 64},
