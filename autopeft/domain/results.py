@@ -288,6 +288,6 @@ class RunResults:
         return tuple(history)
 
     def quality_objective(self) -> Objective | None:
-        """The first objective of quality, which reports draw upwards; None where there is none."""
+        """The first objective of quality, which reports put on the y axis; None where there is none."""
         column = quality_column(self.objectives)
         return None if column is None else self.objectives[column]

@@ -111,7 +111,7 @@ class Renderer:
     def _fitted(pieces: _Pieces, limit: int) -> Rendered:
         least = min(1, len(pieces.context))
         final = pieces.final[: max(1, limit - len(pieces.start) - least)]
-        room = max(least, limit - len(pieces.start) - len(final))
+        room = max(0, limit - len(pieces.start) - len(final))
         context = pieces.context[len(pieces.context) - min(room, len(pieces.context)) :]
         labels = pieces.context_labels[len(pieces.context) - len(context) :]
         return Rendered(
