@@ -213,10 +213,11 @@ class MethodContract:
 
 
 class NewProcessContract(MethodContract):
-    """The same with a reload by plain peft in a new process; for one method of each family, because it is slow."""
+    """With a reload by plain peft in a new process; slow, so for one method of each family, on its first model."""
 
     @pytest.mark.slow
-    def test_a_new_process_with_peft_alone_predicts_the_same(self, kind: str, tmp_path: Path) -> None:
+    def test_a_new_process_with_peft_alone_predicts_the_same(self, tmp_path: Path) -> None:
+        kind = self.kinds[0]
         base = base_of(kind)
         with inserted_in(base, self.insertion(base.layout, kind), steps=4) as inserted:
             train(base, inserted, 4, self.learning_rate)

@@ -3,8 +3,9 @@
 from tests.contract.method_contract import MethodContract, NewProcessContract
 
 
-class TestLora(NewProcessContract):
+class TestLora(MethodContract):
     method = "lora"
+    kinds = ("bert", "llama", "gpt2")
 
 
 class TestRslora(MethodContract):
@@ -17,6 +18,7 @@ class TestDora(MethodContract):
 
 class TestPissa(NewProcessContract):
     method = "pissa"
+    kinds = ("bert", "llama", "gpt2")
 
 
 class TestOlora(MethodContract):
@@ -25,18 +27,22 @@ class TestOlora(MethodContract):
 
 class TestMica(MethodContract):
     method = "mica"
+    kinds = ("bert", "llama", "gpt2")
 
 
 class TestEva(MethodContract):
     method = "eva"
+    kinds = ("bert", "llama", "gpt2")
 
 
 class TestCorda(MethodContract):
     method = "corda"
+    kinds = ("bert", "llama", "gpt2")
 
 
 class TestLoraGa(MethodContract):
     method = "lora-ga"
+    kinds = ("bert", "llama", "gpt2")
     settings = {"rank": 4}
 
 

@@ -75,8 +75,8 @@ class BdLora(Lora):
     """LoRA of which one factor is block-diagonal, so that a served model can be split without communication."""
 
     def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
-        """As LoRA, and blocks that do not divide the rank or the side that is cut."""
-        found = super().misfits(insertion, layout)
+        """As LoRA, weights that are held transposed, and blocks that do not divide the rank or the side that is cut."""
+        found = super().misfits(insertion, layout) + linear_only("BD-LoRA", insertion, layout)
         blocks, rank = int(insertion.settings["nblocks"]), int(insertion.settings["rank"])
         if rank % blocks:
             found.append(
