@@ -28,7 +28,7 @@ class ToySpace:
     def __init__(self, *parameters: Parameter) -> None:
         self.parameters: Sequence[Parameter] = parameters
 
-    def resolve(self, values: Mapping[str, Setting]) -> Candidate:
+    def resolve(self, values: Mapping[str, Setting]) -> Candidate | None:
         settings = {}
         for parameter in self.parameters:
             if parameter.active(values):
@@ -195,6 +195,21 @@ class SamplerContract:
 
         sampler = self.sampler(Folded(choice("a", 1, 2, 3, 4, 5), choice("b", 1, 2)), startup=20)
         assert len({one.trial.digest for one in self.run(sampler, 6)}) == 6
+        assert sampler.ask(6) is None
+
+    @pytest.mark.parametrize("size", [6, None])
+    def test_settings_that_stand_for_nothing_are_never_proposed(self, size):
+        class Partly(ToySpace):
+            def resolve(self, values):
+                return None if values["a"] < 3 else super().resolve(values)
+
+            def size(self):
+                return size
+
+        sampler = self.sampler(Partly(choice("a", 1, 2, 3, 4, 5, ordered=True), choice("b", 1, 2)), startup=20)
+        history = self.run(sampler, 6)
+        assert {one.trial.parameters["a"] for one in history} == {3, 4, 5}
+        assert len({one.trial.digest for one in history}) == 6
         assert sampler.ask(6) is None
 
     @pytest.mark.parametrize(
