@@ -210,11 +210,24 @@ def test_generation_needs_no_cache_to_say_the_same(kind: str) -> None:
         cached = model.generate(input_ids=ids, attention_mask=mask, use_cache=True, **common)
         uncached = model.generate(input_ids=ids, attention_mask=mask, use_cache=False, **common)
         alone = model.generate(input_ids=ids[1:, 2:], attention_mask=mask[1:, 2:], use_cache=True, **common)
+        static = model.generate(input_ids=ids, attention_mask=mask, cache_implementation="static", **common)
         cache = model(input_ids=ids, use_cache=True).past_key_values
     assert torch.equal(cached, uncached)
+    assert torch.equal(static, cached)
     assert torch.equal(cached[1, 2:], alone[0])
     assert cache.get_seq_length() == TOKENS, "the prefix went into the cache"
     assert plain.shape == cached.shape
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_text_in_two_parts_says_what_it_says_at_once(attention: str) -> None:
+    """The second part has more keys than queries, and none of the prefix in its cache."""
+    model, ids = model_of("llama", attention), tokens()
+    with torch.no_grad(), prefixed(model):
+        whole = model(input_ids=ids).logits
+        first = model(input_ids=ids[:, :3], use_cache=True)
+        second = model(input_ids=ids[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+    assert torch.allclose(torch.cat([first.logits, second.logits], dim=1), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mistral"])

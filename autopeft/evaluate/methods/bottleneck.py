@@ -143,9 +143,10 @@ class Serial(_Bottleneck):
 class Parallel(_Bottleneck):
     """`h <- sublayer(x) + scale * (W_up f(W_down x + b_down) + b_up)` with x the input of the sublayer.
 
-    He et al., ICLR 2022, table 1 and section 4: the same input as the sublayer, for the feed-forward sublayer by
-    default, and a fixed scale of 4. x is what the sublayer's first linear module is given: behind the layer norm in
-    models that normalise first. The sum is made at the output of its last linear module, before dropout and residual.
+    He et al., ICLR 2022, section 3.3 and table 1: the same input as the sublayer, the feed-forward one by default. A
+    scale of 4 is that of their experiments and of AutoPEFT (Zhou et al., TACL 2024). x is what the sublayer's first
+    linear module is given: behind the layer norm in models that normalise first. The sum is made at the output of its
+    last linear module, before dropout and residual.
     """
 
     def _fits(self, layer: LayerLayout, role: str) -> bool:

@@ -154,16 +154,16 @@ def _norms(layers: Iterable[LayerLayout]) -> frozenset[str]:
     return frozenset(path + part for path in paths for part in ("", ".weight", ".bias"))
 
 
-def _facts(name: str, title: str, paper: str, summary: str, takes_layers: bool = True) -> MethodFacts:
+def _facts(name: str, title: str, paper: str, summary: str, **changes: Any) -> MethodFacts:
     return MethodFacts(
         name=name,
         title=title,
         paper=paper,
         summary=summary,
         settings={},
-        takes_layers=takes_layers,
         takes_modules=False,
         library="autopeft",
+        **changes,
     )
 
 
@@ -190,6 +190,7 @@ METHODS = (
             "Tuning of whole layers",
             "Lee et al. 2019 (arXiv:1911.03090)",
             "Every parameter of the chosen layers; with the last ones, what is known as last-k-layers tuning.",
+            learning_rates=(5e-6, 1e-3),
         )
     ),
     WholeModel(
@@ -199,6 +200,7 @@ METHODS = (
             "Howard and Ruder, ACL 2018 (arXiv:1801.06146)",
             "Every parameter of the model, embeddings included.",
             takes_layers=False,
+            learning_rates=(5e-6, 5e-4),
         )
     ),
 )

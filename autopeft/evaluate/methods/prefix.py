@@ -94,6 +94,7 @@ METHODS = (
             defaults={"length": 10, "bottleneck": 0},
             knob="length",
             ladder=(1, 3, 6, 12, 24, 48, 96),
+            learning_rates=(3e-4, 3e-2),
             takes_modules=False,
             merges=False,
             quantised=True,
