@@ -1,9 +1,9 @@
 """Low-rank updates that are no LoRA, and products of matrices: what every method promises."""
 
-from tests.contract.method_contract import MethodContract, NewProcessContract
+from tests.contract.method_contract import MethodContract
 
 
-class TestLoha(NewProcessContract):
+class TestLoha(MethodContract):
     method = "loha"
     learning_rate = 3e-2
 
@@ -13,7 +13,7 @@ class TestLokr(MethodContract):
     learning_rate = 3e-2
 
 
-class TestHira(NewProcessContract):
+class TestHira(MethodContract):
     method = "hira"
     settings = {"rank": 4}
     learning_rate = 3e-2
@@ -28,7 +28,7 @@ class TestGralora(MethodContract):
     settings = {"rank": 4}
 
 
-class TestGlora(NewProcessContract):
+class TestGlora(MethodContract):
     method = "glora"
     settings = {"rank": 4}
 

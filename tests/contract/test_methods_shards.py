@@ -1,9 +1,9 @@
 """MiSS in its three forms: what every method promises."""
 
-from tests.contract.method_contract import MethodContract, NewProcessContract
+from tests.contract.method_contract import MethodContract
 
 
-class TestMiss(NewProcessContract):
+class TestMiss(MethodContract):
     method = "miss"
     settings = {"rank": 4}
 

@@ -1,9 +1,9 @@
 """Methods whose numbers or frozen matrices are shared by modules and layers: what every method promises."""
 
-from tests.contract.method_contract import MethodContract, NewProcessContract
+from tests.contract.method_contract import MethodContract
 
 
-class TestVera(NewProcessContract):
+class TestVera(MethodContract):
     method = "vera"
     learning_rate = 3e-2
 
@@ -13,31 +13,31 @@ class TestPvera(MethodContract):
     learning_rate = 3e-2
 
 
-class TestRandLora(NewProcessContract):
+class TestRandLora(MethodContract):
     method = "randlora"
     settings = {"rank": 4}
     knobs = (8, 4)
 
 
-class TestVbLora(NewProcessContract):
+class TestVbLora(MethodContract):
     method = "vblora"
     settings = {"vector_length": 4, "num_vectors": 16}
     learning_rate = 5e-2
     starts_as_base = False  # the bank and the choices start at small random values, as in the paper
 
 
-class TestUniLora(NewProcessContract):
+class TestUniLora(MethodContract):
     method = "unilora"
     learning_rate = 3e-2
     starts_as_base = False  # the vector starts at small random values: at zero it would have no gradient
 
 
-class TestTinyLora(NewProcessContract):
+class TestTinyLora(MethodContract):
     method = "tinylora"
     learning_rate = 5e-2
 
 
-class TestLily(NewProcessContract):
+class TestLily(MethodContract):
     method = "lily"
-    kinds = ("bert", "distilbert")
+    kinds = ("bert", "roberta")  # of decoders it would see the future
     settings = {"rank": 4, "stride_A": 2}

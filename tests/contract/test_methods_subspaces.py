@@ -1,9 +1,9 @@
 """Methods that work in subspaces of the frozen weight: what every method promises."""
 
-from tests.contract.method_contract import MethodContract, NewProcessContract
+from tests.contract.method_contract import MethodContract
 
 
-class TestDeft(NewProcessContract):
+class TestDeft(MethodContract):
     method = "deft"
     settings = {"rank": 4}
     learning_rate = 3e-2
@@ -16,13 +16,13 @@ class TestPara(MethodContract):
     starts_as_base = False  # it takes a subspace out from the first step on
 
 
-class TestFrod(NewProcessContract):
+class TestFrod(MethodContract):
     method = "frod"
     settings = {"sparse_rate": 0.1}
     knobs = (0.01, 0.1)
 
 
-class TestAdamss(NewProcessContract):
+class TestAdamss(MethodContract):
     method = "adamss"
     settings = {"rank": 4}
     learning_rate = 3e-2
