@@ -1,5 +1,8 @@
 """The papers' mixes: several of our methods, and peft's beside them, in the same layers of one candidate."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from autopeft.domain.layout import ModelLayout, Role
 from autopeft.evaluate.artefact import load_adapter, save_adapter
 from autopeft.evaluate.insertion import insert, removed_afterwards
 from autopeft.evaluate.methods import METHODS
-from tests.contract.method_runs import base_of, logits_of, train
+from tests.contract.method_runs import DECODERS, base_of, inputs_of, logits_of, train
 from tests.unit.evaluate_models import CONFIGS
 
 MAM = ("parallel", "prefix")
@@ -23,6 +26,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "prefix": {"length": 2, "bottleneck": 5},
     "lora": {"rank": 2},
 }
+RELOAD = """
+import sys
+import torch
+import transformers
+import autopeft
+from safetensors.torch import load_file, save_file
+
+for folder in sys.argv[1:]:
+    model = getattr(transformers, "AutoModelFor" + folder.rpartition("-")[2]).from_pretrained(f"{folder}/base")
+    model = autopeft.load_adapter(model, f"{folder}/adapter")
+    with torch.no_grad():
+        logits = model(**load_file(f"{folder}/inputs.safetensors")).logits
+    save_file({"logits": logits.contiguous()}, f"{folder}/found.safetensors")
+"""
 
 
 def mix_of(names: tuple[str, ...], layout: ModelLayout, layers: tuple[int, ...] = (0, 2)) -> Candidate:
@@ -86,3 +103,27 @@ def test_each_part_of_a_mix_says_where_it_acts() -> None:
         layers = [base.layout.layers[index] for index in (0, 2)]
         expected = {layer.module(Role.FFN_OUT).path for layer in layers} | {layer.attention for layer in layers}
         assert set(inserted.module_names) == expected
+
+
+@pytest.mark.slow
+def test_a_new_process_loads_every_method_of_ours(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folders, expected = [], []
+    for kind, names in (("bert", (*UNIPELT, "bitfit")), ("llama", (*AUTOPEFT, "layernorm")), ("gpt2", ("full",))):
+        base = base_of(kind)
+        folder = tmp_path / f"{kind}-{'CausalLM' if kind in DECODERS else 'SequenceClassification'}"
+        base.model.save_pretrained(folder / "base")
+        save_file(inputs_of(kind), folder / "inputs.safetensors")
+        layers = (0, 1, 2) if "full" in names else (0, 2)
+        with removed_afterwards(base.untouched):
+            inserted = insert(base.untouched, mix_of(names, base.layout, layers), base.layout, seed=3)
+            train(base, inserted, 2, 1e-2)
+            expected.append(logits_of(inserted.model, kind))
+            save_adapter(inserted, folder / "adapter")
+        folders.append(folder)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RELOAD, *map(str, folders)]
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path, timeout=120)
+    for folder, logits in zip(folders, expected, strict=True):
+        assert torch.allclose(load_file(folder / "found.safetensors")["logits"], logits, atol=1e-5), folder.name
