@@ -18,10 +18,10 @@ from autopeft.domain.measurements import Measurements
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import ModelSpec, SearchSpec
 from autopeft.domain.trial import TrialStatus
-from autopeft.evaluate import trial_run
 from autopeft.evaluate.inspection import inspect_run
 from autopeft.evaluate.pipeline import open_evaluator
 from autopeft.evaluate.source import source_of
+from autopeft.evaluate.tasks import classification
 from autopeft.evaluate.train import Predictions
 from tests.unit.evaluate_models import LORAS, candidate_of, save_model, write_data
 
@@ -66,13 +66,13 @@ class Trained:
         self.evaluator = open_evaluator(spec.model_dump(mode="json"), device="cpu")
         self.logits: dict[Path, torch.Tensor] = {}
         self._last: Predictions | None = None
-        original = trial_run.predict
+        original = classification.predict
 
         def predict(*arguments: Any) -> Predictions:
             self._last = original(*arguments)
             return self._last
 
-        monkeypatch.setattr(trial_run, "predict", predict)
+        monkeypatch.setattr(classification, "predict", predict)
 
     def train(self, candidate: Candidate, adapter: Path) -> Measurements:
         task = EvaluationTask(number=0, attempt=0, seed=3, candidate=candidate, artefact_dir=str(adapter))

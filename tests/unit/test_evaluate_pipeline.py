@@ -20,6 +20,7 @@ from autopeft.domain.trial import FailureReason, Outcome, TrialStatus
 from autopeft.evaluate import trial_run
 from autopeft.evaluate.data.batches import plan
 from autopeft.evaluate.pipeline import TorchEvaluator
+from autopeft.evaluate.tasks import classification
 from tests.unit.evaluate_models import write_data
 from tests.unit.evaluate_trials import STEPS, opened, run, spec_of, task_of
 
@@ -177,7 +178,7 @@ def test_an_exception_is_a_crash_with_its_traceback(
     assert outcome.status is TrialStatus.CRASHED
     assert outcome.failure is not None
     assert outcome.failure.reason is FailureReason.EXCEPTION
-    assert outcome.failure.text == "ZeroDivisionError: by hand"
+    assert outcome.failure.text == "method pissa: ZeroDivisionError: by hand"
     assert "in forward" in outcome.failure.detail
     assert not (tmp_path / "artefact-1").exists()
     after, _ = run(shared, task_of(shared, tmp_path, 2))
@@ -222,7 +223,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_invalid(shared: TorchEvalua
 def test_a_metric_that_is_not_a_number_makes_the_trial_invalid(
     shared: TorchEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_run, "metrics", lambda *_: {"accuracy": 0.5, "f1": math.nan, "matthews": 0.0})
+    monkeypatch.setattr(classification, "metrics", lambda *_: {"accuracy": 0.5, "f1": math.nan, "matthews": 0.0})
     outcome, _ = run(shared, task_of(shared, tmp_path))
     assert outcome.status is TrialStatus.INVALID
     assert outcome.failure is not None
