@@ -88,7 +88,18 @@ class Inserted:
             stuck += [one.method for one in self.insertions if not getattr(METHODS[one.method], "in_place", False)]
         if stuck:
             raise ValueError(f"{', '.join(dict.fromkeys(stuck))} cannot be merged into the base here")
-        return self.base if self.composed is not None else self.model.merge_and_unload()
+        if self.composed is not None:
+            return self.base
+        _unwrap_heads(self.base)
+        return self.model.merge_and_unload()
+
+
+def _unwrap_heads(base: Any) -> None:
+    """Put trained heads in the place of peft's wrappers, because most tuners unwrap only those that are one matrix."""
+    for path, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, name = path.rpartition(".")
+            setattr(base.get_submodule(parent), name, module.modules_to_save[module.active_adapter])
 
 
 def insert(

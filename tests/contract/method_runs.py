@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -22,6 +23,8 @@ from autopeft.evaluate.insertion import Inserted, Untouched, insert
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.methods import Calibration
 from tests.unit.evaluate_models import WORDS, config_of
+
+gc.freeze()  # every removal collects garbage, which would look through all that the libraries loaded, for a second
 
 DECODERS = ("gpt2", "opt", "llama", "qwen2", "gemma", "mistral")
 

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from autopeft.domain.candidate import Insertion
-from autopeft.evaluate.insertion import Inserted, insert
+from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.methods import METHODS
 from tests.contract.method_contract import MethodContract, NewProcessContract
 from tests.contract.method_runs import Base, base_of, put_in
-from tests.unit.evaluate_models import CONFIGS, classifier_of, config_of
+from tests.unit.evaluate_models import CONFIGS, classifier_of
 
 TOKENS = {"num_virtual_tokens": 5}
 FRONT = torch.tensor([[5, 9, 13, 7, 11]])
@@ -128,7 +127,7 @@ def test_a_language_model_is_refused_or_goes_on_with_a_padded_row_as_with_the_ro
     if METHODS[method].problems(insertion, base.layout):
         assert method == "adaption-prompt"
         assert kind in ("opt", "qwen2", "gemma")
-        with pytest.raises(Exception, match="Unsupported model type|shape"):
+        with pytest.raises(Exception, match=r"Unsupported model type|shape"):
             _insert_unchecked(base, insertion)
         return
     inserted = put_in(base, insertion, 1)
