@@ -101,6 +101,8 @@ def _tuned(model: Any, config: Any, name: str, untouched: Untouched) -> list[nn.
     """Put one of peft's methods in; returns what it trains."""
     tuner: Callable[..., Any] = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
     before = {id(parameter) for parameter in model.parameters()}
+    # Of the tuner before, which this one would take for its own and compare with its configuration.
+    vars(model).pop("peft_config", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuner(model, {name: config}, name)

@@ -181,7 +181,7 @@ METHODS = (
                 "topk": IntDomain(low=1, high=64),
                 "dropout": DROPOUT,
             },
-            defaults={"num_vectors": 256, "vector_length": 64, "rank": 4, "topk": 2, "dropout": 0.0},
+            defaults={"num_vectors": 256, "vector_length": 32, "rank": 4, "topk": 2, "dropout": 0.0},
             knob="num_vectors",
             ladder=(16, 32, 64, 128, 256, 512),
             learning_rates=(1e-3, 3e-2),
