@@ -36,6 +36,7 @@ MINE = tuple(
 )
 NARROW: dict[str, Setting] = {
     "rank": 4, "vector_length": 4, "num_vectors": 8, "theta_d_length": 64, "u": 4, "mini_r": 4,
+    "asa_target_subspaces": 4,
 }  # fmt: skip
 """What fits models 16 wide instead of the defaults."""
 

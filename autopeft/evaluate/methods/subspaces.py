@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from autopeft.domain.candidate import Insertion
+from autopeft.domain.candidate import Insertion, Setting
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout, ModuleLayout
 from autopeft.domain.method import MethodFacts
@@ -13,6 +13,9 @@ from autopeft.evaluate.methods.method import modules_of
 from autopeft.evaluate.methods.of_linears import DROPOUT, LADDER, RANK, OfLinears
 
 _PROJECTION = ChoiceDomain(values=("relu", "qr"))
+_ADAMSS = "AdaMSS: Adaptive Multi-Subspace Approach, NeurIPS 2025 (openreview:8ZdWmpYxT0)"
+_CLUSTERS = {"rank": RANK, "num_subspaces": IntDomain(low=1, high=256, log=True)}
+_USUAL: dict[str, Setting] = {"rank": 32, "num_subspaces": 5}
 
 
 class Deft(OfLinears):
@@ -92,6 +95,39 @@ class Adamss(OfLinears):
         return super().misfits(insertion, layout) + _more_clusters_than_rows(insertion, layout)
 
 
+class AdamssAsa(Adamss):
+    """AdaMSS that stops training the less important clusters of the whole model during the first half of the steps.
+
+    The schedule follows the trial's steps: nothing for a tenth of them (three at least), then ten cuts or so. Cut
+    clusters keep what they have learnt. peft leaves `asa_target_subspaces`, or one fewer.
+    """
+
+    def config(self, insertion: Insertion, layout: ModelLayout, steps: int) -> Any:
+        """A `peft.AdamssConfig` with the schedule."""
+        config = super().config(insertion, layout, steps)
+        begin = max(3, steps // 10)
+        every = max(1, (steps // 2 - begin) // 10)
+        config.use_asa = True
+        config.asa_target_subspaces = insertion.settings["asa_target_subspaces"]
+        config.init_warmup, config.mask_interval = begin, every
+        config.final_warmup = max(begin + 1, steps // 2 // every * every)
+        return config
+
+    def after_step(self, peft_model: Any, step: int) -> None:
+        """Weigh the clusters by their gradients, and cut where it is time."""
+        peft_model.base_model.update_and_allocate(step)
+
+    def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
+        """A target that is no fewer than all clusters, besides what AdaMSS cannot take."""
+        found = super().misfits(insertion, layout)
+        target = int(insertion.settings["asa_target_subspaces"])
+        every = int(insertion.settings["num_subspaces"]) * len(modules_of(insertion, layout))
+        if target >= every:
+            said = f"{target} is no fewer than the {every} clusters of all modules"
+            found.append(Problem("asa_target_subspaces", said, f"2 to {every - 1}", "Lower it."))
+        return found
+
+
 def _more_clusters_than_rows(insertion: Insertion, layout: ModelLayout) -> list[Problem]:
     clusters = int(insertion.settings["num_subspaces"])
     rows = sorted((module.out_features, str(module.role)) for module in modules_of(insertion, layout))
@@ -145,13 +181,27 @@ METHODS = (
         MethodFacts(
             name="adamss",
             title="AdaMSS",
-            paper="AdaMSS: Adaptive Multi-Subspace Approach, NeurIPS 2025 (openreview:8ZdWmpYxT0)",
+            paper=_ADAMSS,
             summary="Clusters the outputs of each weight and trains a rank-one update in the subspace of each cluster.",
-            settings={"rank": RANK, "num_subspaces": IntDomain(low=1, high=256, log=True)},
-            defaults={"rank": 32, "num_subspaces": 5},
+            settings=_CLUSTERS,
+            defaults=_USUAL,
             knob="num_subspaces",
             ladder=(1, 2, 5, 10, 20),
             learning_rates=(1e-3, 3e-2),
+        )
+    ),
+    AdamssAsa(
+        MethodFacts(
+            name="adamss-asa",
+            title="AdaMSS (ASA)",
+            paper=_ADAMSS,
+            summary="AdaMSS that goes on with the most important clusters only; counted are all that it starts with.",
+            settings={**_CLUSTERS, "asa_target_subspaces": IntDomain(low=2, high=65536, log=True)},
+            defaults={**_USUAL, "asa_target_subspaces": 20},
+            knob="num_subspaces",
+            ladder=(2, 5, 10, 20),
+            learning_rates=(1e-3, 3e-2),
+            alone=True,
         )
     ),
 )
