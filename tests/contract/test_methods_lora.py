@@ -5,7 +5,6 @@ from tests.contract.method_contract import MethodContract, NewProcessContract
 
 class TestLora(MethodContract):
     method = "lora"
-    kinds = ("bert", "llama", "gpt2")
 
 
 class TestRslora(MethodContract):
@@ -27,12 +26,10 @@ class TestOlora(MethodContract):
 
 class TestMica(MethodContract):
     method = "mica"
-    kinds = ("bert", "llama", "gpt2")
 
 
 class TestEva(MethodContract):
     method = "eva"
-    kinds = ("bert", "llama", "gpt2")
 
 
 class TestCorda(MethodContract):

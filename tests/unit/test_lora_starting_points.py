@@ -208,12 +208,12 @@ def test_a_start_from_data_without_rows_is_refused_by_name(method: str) -> None:
         put_in(base, insertion_of(base, method), [])
 
 
-def test_eva_refuses_batches_with_fewer_tokens_than_directions() -> None:
+def test_eva_refuses_fewer_tokens_than_directions() -> None:
     base = base_of("bert")
     short = [
         {name: tensor[:1, :3] if tensor.dim() == 2 else tensor[:1] for name, tensor in batches_of("bert")[0].items()}
     ]
-    with pytest.raises(MethodError, match="EVA of rank 4 needs a batch"):
+    with pytest.raises(MethodError, match="EVA of rank 4 needs training rows"):
         put_in(base, insertion_of(base, "eva"), short)
 
 

@@ -20,9 +20,6 @@ from autopeft.evaluate.methods.method import Calibration, modules_of
 if TYPE_CHECKING:
     import torch
 
-EVA_PASSES = 500
-"""Forward passes after which directions that still turn are given up; some 10 are usual."""
-
 
 class Eva(Lora):
     """A starts as the main directions of the module's inputs, B at zero."""
@@ -37,29 +34,62 @@ class Eva(Lora):
         return config
 
     def started(self, peft_model: Any, calibration: Calibration) -> None:
-        """Let peft find the directions; padding does not count.
+        """Find the directions in one pass over the rows, padding left out, and let peft set them.
+
+        peft's own search goes over the rows again and again until no direction turns; at rank 64 that takes minutes
+        where this takes seconds, and on few rows it may never end.
 
         Raises:
-            ValueError: where the rows are too few, or the directions do not settle.
+            ValueError: where the rows are too few.
         """
+        import torch
         from peft import initialize_lora_eva_weights
+        from peft.tuners.lora import LoraLayer
 
-        config = peft_model.peft_config["default"]
-        # peft skips a batch with fewer tokens than directions, and waits for ever where all are so.
-        batches = [dict(one) for one in _with_mask(calibration) if int(one["attention_mask"].sum()) >= config.r]
-        if not batches:
-            raise ValueError(f"EVA of rank {config.r} needs a batch of training rows with at least as many tokens")
-        passes = 0
+        rank, mask = peft_model.peft_config["default"].r, None
+        fits = {name: _Directions(rank) for name, module in peft_model.named_modules() if isinstance(module, LoraLayer)}
 
-        def forward(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-            nonlocal passes
-            passes += 1
-            if passes > EVA_PASSES:
-                raise ValueError(f"the main directions of the inputs still turn after {EVA_PASSES} batches")
-            with calibration.autocast():
-                model(**_without_labels(inputs))
+        def hook(name: str) -> Any:
+            return lambda module, arguments: fits[name].add(arguments[0][mask].float())
 
-        initialize_lora_eva_weights(peft_model, batches, forward_fn=forward, show_progress_bar=False)
+        handles = [peft_model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in fits]
+        peft_model.eval()
+        with torch.no_grad():
+            for batch in _with_mask(calibration):
+                mask = batch["attention_mask"].bool()
+                with calibration.autocast():
+                    peft_model(**_without_labels(batch))
+            for handle in handles:
+                handle.remove()
+            found = {name: fit.directions() for name, fit in fits.items()}
+        initialize_lora_eva_weights(peft_model, eva_state_dict=found)
+
+
+class _Directions:
+    """The main directions of rows that come batch by batch: peft's incremental decomposition, once over the rows."""
+
+    def __init__(self, rank: int) -> None:
+        from peft.utils.incremental_pca import IncrementalPCA
+
+        self._fit = IncrementalPCA(n_components=rank, lowrank=True, lowrank_seed=42)
+        self._rank = rank
+        self._waiting: list[torch.Tensor] = []
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Take `[tokens, in]`; fewer tokens than directions wait for the next."""
+        import torch
+
+        self._waiting.append(rows)
+        if sum(len(part) for part in self._waiting) >= self._rank:
+            self._fit.partial_fit(torch.cat(self._waiting))
+            self._waiting = []
+
+    def directions(self) -> torch.Tensor:
+        """`[rank, in]`, orthonormal."""
+        if not hasattr(self._fit, "components_"):
+            raise ValueError(f"EVA of rank {self._rank} needs training rows with at least as many tokens")
+        found: torch.Tensor = self._fit.components_
+        return found
 
 
 class Corda(Lora):
