@@ -47,6 +47,8 @@ def describe(space: SearchSpaceFile | BoundSpace) -> list[ParameterRow]:
 def _values(parameter: FileParameter) -> str:
     """What a parameter may be, as far as it can be said without a model."""
     match parameter:
+        case LayersParameter(modes=("bits",)):
+            return "a switch for each layer"
         case LayersParameter():
             most = "all" if parameter.at_most is None else str(parameter.at_most)
             return f"{' or '.join(parameter.modes)}, {parameter.at_least} to {most} layers"

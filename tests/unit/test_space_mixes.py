@@ -229,5 +229,6 @@ def test_layers_of_two_choices_may_meet():
 
 
 def test_the_table_tells_a_ladder():
-    row = describe(parse(MIX, "mine.yaml"))[0]
+    row, _, layers = describe(parse(MIX, "mine.yaml"))
+    assert layers.values == "a switch for each layer"
     assert (row.kind, row.values) == ("sizes", "0, 1, hidden_size / 256 to hidden_size in halves")
