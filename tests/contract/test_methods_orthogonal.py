@@ -18,19 +18,23 @@ class TestBoft(MethodContract):
 class TestHra(MethodContract):
     method = "hra"
     settings = {"rank": 4}
+    learning_rate = 3e-2
 
 
 class TestPsoft(MethodContract):
     method = "psoft"
     settings = {"rank": 4}
     knobs = (2, 4)
+    learning_rate = 3e-2
 
 
 class TestRoad(MethodContract):
     method = "road"
+    learning_rate = 1e-1
 
 
 class TestOsf(MethodContract):
     method = "osf"
     settings = {"effective_rank": 0.75}
     knobs = (0.75, 0.5)
+    learning_rate = 3e-2

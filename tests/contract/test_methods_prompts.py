@@ -29,12 +29,16 @@ class TestPromptTuning(NewProcessContract):
     method = "prompt-tuning"
     settings = TOKENS
     starts_as_base = False  # the prompt is there from the beginning
+    learning_rate = 1e-1
+    falls = 0.01  # it is the same for every text, and so learns few labels by heart
 
 
 class TestPTuning(MethodContract):
     method = "p-tuning"
     settings = {**TOKENS, "encoder_hidden_size": 16}
     starts_as_base = False
+    learning_rate = 3e-2
+    falls = 0.01
 
 
 class TestPrefixTuning(MethodContract):

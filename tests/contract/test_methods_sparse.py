@@ -19,12 +19,16 @@ class TestSupertuning(MethodContract):
 class TestIa3(MethodContract):
     method = "ia3"
     kinds = ("bert", "gpt2", "llama")
+    learning_rate = 1e-1
 
 
 class TestBeft(MethodContract):
     method = "beft"
+    learning_rate = 3e-2
+    steps = 40
 
 
 class TestLnTuning(MethodContract):
     method = "ln-tuning"
     kinds = ("bert", "gpt2", "llama")
+    learning_rate = 1e-1

@@ -10,6 +10,7 @@ class TestFourierFt(NewProcessContract):
     kinds = ("bert", "gpt2", "llama")
     settings = {"n_frequency": 40}
     knobs = (10, 40)
+    learning_rate = 3e-2
 
 
 class TestWaveFt(MethodContract):
@@ -23,3 +24,4 @@ class TestC3a(MethodContract):
     method = "c3a"
     settings = {"block_size": 4}
     knobs = (8, 4)
+    learning_rate = 1e-1
