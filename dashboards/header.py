@@ -108,7 +108,7 @@ def test_score(results: RunResults, one: ScoredTrial) -> float | None:
 
 
 def majority(results: RunResults) -> float | None:
-    """What guessing the most frequent class reaches, where the headline metric is the accuracy of classes or choices."""
+    """What the most frequent class or choice reaches, where the headline metric is an accuracy of these."""
     task = results.record.task
     return task.majority_share if task.metric in ("accuracy", "choice_accuracy") else None
 

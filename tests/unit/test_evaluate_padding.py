@@ -7,8 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.evaluate_models import save_model
+from tests.unit.evaluate_models import classifier_of, save_model
 from tests.unit.evaluate_trials import opened, spec_of
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama", "qwen2", "gemma", "mistral"])
+def test_every_decoder_classifies_by_the_last_real_token(kind: str) -> None:
+    model = classifier_of(kind)
+    rows = [[5, 9, 7], [6, 8, 11, 4, 10, 12, 9], [13]]
+    width, pad = max(map(len, rows)), model.config.pad_token_id
+    together = {
+        "input_ids": torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+    }
+    with torch.no_grad():
+        alone = torch.cat([model(input_ids=torch.tensor([row])).logits for row in rows])
+        torch.testing.assert_close(model(**together).logits, alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("configured", "expected"), [(5, 5), (-1, 0), (None, 0)])
