@@ -130,8 +130,8 @@ class Front:
 
         `most-accurate` is the best in the first objective of quality (an accuracy, a validation loss), `smallest` the
         best in the first of bytes or counts to minimise, in whatever order the objectives are; where there is none,
-        the first and the last objective stand for them. Limits such as `train_peak_bytes<=2GiB`, joined by commas, leave the points that keep
-        them, and the best of these in the first objective that no limit names is picked.
+        the first and the last objective stand for them. Limits such as `train_peak_bytes<=2GiB`, joined by commas,
+        leave the points that keep them, and the best of these in the first objective that no limit names is picked.
 
         Raises:
             UserError: where the front is empty, nothing is left, or `what` cannot be read.

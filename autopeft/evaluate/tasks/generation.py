@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from autopeft.evaluate.tasks.generation_reference import generate_plainly, until_stop
 from autopeft.evaluate.outcomes import NotFiniteError
+from autopeft.evaluate.tasks.generation_reference import generate_plainly, until_stop
 from autopeft.evaluate.train import autocast
 
 
