@@ -121,7 +121,9 @@ def fit_of(method: MethodRules, layout: ModelLayout) -> Fit:
     """What a method would train of a model in all its layers, over the ladder of its knob."""
     facts = method.facts
     steps: Sequence[dict[str, Setting]] = [{facts.knob: value} for value in facts.ladder] if facts.knob else [{}]
-    counts, values, reasons = [], [], []
+    counts: list[int] = []
+    values: list[Setting] = []
+    reasons: list[str] = []
     for step in steps:
         insertion = Insertion(
             method=facts.name,

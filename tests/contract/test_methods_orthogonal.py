@@ -1,11 +1,11 @@
-"""OFT, BOFT, HRA, PSOFT, RoAd and OSF keep what every method promises."""
+"""OFT, BOFT, HRA, PSOFT and RoAd keep what every method promises."""
 
 from __future__ import annotations
 
-from tests.contract.method_contract import MethodContract, NewProcessContract
+from tests.contract.method_contract import MethodContract
 
 
-class TestOft(NewProcessContract):
+class TestOft(MethodContract):
     method = "oft"
     settings = {"oft_block_size": 4}
 
@@ -31,10 +31,3 @@ class TestPsoft(MethodContract):
 class TestRoad(MethodContract):
     method = "road"
     learning_rate = 1e-1
-
-
-class TestOsf(MethodContract):
-    method = "osf"
-    settings = {"effective_rank": 0.75}
-    knobs = (0.75, 0.5)
-    learning_rate = 3e-2

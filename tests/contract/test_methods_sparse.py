@@ -1,4 +1,4 @@
-"""SHiRA, Super-Tuning, (IA)3, BEFT and LN tuning keep what every method promises."""
+"""SHiRA, Super-Tuning, OSF, (IA)3, BEFT and LN tuning keep what every method promises."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ class TestLnTuning(MethodContract):
     method = "ln-tuning"
     kinds = ("bert", "gpt2", "llama")
     learning_rate = 1e-1
+
+
+class TestOsf(MethodContract):
+    method = "osf"
+    settings = {"effective_rank": 0.75}
+    knobs = (0.75, 0.5)
+    learning_rate = 3e-2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.contract.method_contract import MethodContract, NewProcessContract
+from tests.contract.method_contract import MethodContract
 
 
-class TestFourierFt(NewProcessContract):
+class TestFourierFt(MethodContract):
     method = "fourierft"
     kinds = ("bert", "gpt2", "llama")
     settings = {"n_frequency": 40}

@@ -1,7 +1,7 @@
-"""Methods that turn weights: OFT, BOFT, HRA, PSOFT, RoAd; and OSF, which keeps to directions that hardly matter yet.
+"""Methods that turn weights instead of adding to them: OFT, BOFT, HRA, PSOFT, RoAd.
 
 OFT: Qiu et al., NeurIPS 2023; BOFT: Liu et al., ICLR 2024; HRA: Yuan et al., NeurIPS 2024; PSOFT: arXiv:2505.11235;
-RoAd: Liao & Monz, NeurIPS 2024; OSF: arXiv:2504.07097.
+RoAd: Liao & Monz, NeurIPS 2024.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.method import MethodFacts
-from autopeft.domain.space import ChoiceDomain, FloatDomain, IntDomain
+from autopeft.domain.space import ChoiceDomain, IntDomain
 from autopeft.evaluate.methods.checks import narrower_than
 from autopeft.evaluate.methods.fit import IN, divides, group_of, linear_only, wider_than
 from autopeft.evaluate.methods.method import PeftMethod, modules_of
@@ -149,44 +149,6 @@ class Road(PeftMethod):
         )
 
 
-class Osf(PeftMethod):
-    """Trains W's smallest singular directions and keeps the updates orthogonal to the largest."""
-
-    def kept(self, insertion: Insertion, side: int) -> int:
-        """How many directions stay frozen in a module whose smaller side is `side`: as peft rounds it."""
-        return int(side * float(insertion.settings["effective_rank"]))
-
-    def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
-        """`Conv1D`, which peft passes over in silence; a share that keeps no direction, or all of them."""
-        found = linear_only(self.name, insertion, layout)
-        sides = {min(module.in_features, module.out_features): module.role for module in modules_of(insertion, layout)}
-        for side, role in sorted(sides.items()):
-            kept = self.kept(insertion, side)
-            if not found and not 0 < kept < side:
-                share = insertion.settings["effective_rank"]
-                text = f"{share} keeps {kept} of the {side} directions of {role}"
-                found.append(Problem("effective_rank", text, f"{1 / side:.4g} to {1 - 1 / side:.4g}"))
-        return found
-
-    def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
-        """Sum over the modules of (min(in, out) - k) * (in + out + 1), where k directions stay frozen."""
-        total = 0
-        for module in modules_of(insertion, layout):
-            side = min(module.in_features, module.out_features)
-            free = side - self.kept(insertion, side)
-            total += free * (module.in_features + module.out_features + 1)
-        return total
-
-    def config(self, insertion: Insertion, layout: ModelLayout, steps: int) -> Any:
-        """A `peft.OSFConfig`; `effective_rank` is the share of directions that stay frozen."""
-        from peft import OSFConfig
-
-        return OSFConfig(
-            target_modules=list(layout.paths(insertion.layers, insertion.modules)),
-            effective_rank=float(insertion.settings["effective_rank"]),
-        )
-
-
 METHODS = (
     Oft(
         MethodFacts(
@@ -249,18 +211,6 @@ METHODS = (
             knob="variant",
             ladder=tuple(ROAD_FACTORS),
             quantised=True,
-        )
-    ),
-    Osf(
-        MethodFacts(
-            name="osf",
-            title="OSF",
-            paper="arXiv:2504.07097",
-            summary="The smallest singular directions of each weight; the largest stay frozen.",
-            settings={"effective_rank": FloatDomain(low=0.001, high=0.999)},
-            defaults={"effective_rank": 0.95},
-            knob="effective_rank",
-            ladder=(0.98, 0.95, 0.9, 0.75, 0.5),
         )
     ),
 )

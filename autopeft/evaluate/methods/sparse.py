@@ -1,6 +1,6 @@
-"""Updates of a few entries of each weight: SHiRA (drawn at random) and Super-Tuning (the largest).
+"""A part of each weight itself: SHiRA (entries drawn at random), Super-Tuning (the largest), OSF (singular directions).
 
-SHiRA: Bhardwaj et al., NeurIPS 2024; Super-Tuning: arXiv:2607.09287.
+SHiRA: Bhardwaj et al., NeurIPS 2024; Super-Tuning: arXiv:2607.09287; OSF: arXiv:2504.07097.
 """
 
 from __future__ import annotations
@@ -77,6 +77,44 @@ class Supertuning(PeftMethod):
         )
 
 
+class Osf(PeftMethod):
+    """Trains W's smallest singular directions and keeps the updates orthogonal to the largest."""
+
+    def kept(self, insertion: Insertion, side: int) -> int:
+        """How many directions stay frozen in a module whose smaller side is `side`: as peft rounds it."""
+        return int(side * float(insertion.settings["effective_rank"]))
+
+    def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
+        """`Conv1D`, which peft passes over in silence; a share that keeps no direction, or all of them."""
+        found = linear_only(self.name, insertion, layout)
+        sides = {min(module.in_features, module.out_features): module.role for module in modules_of(insertion, layout)}
+        for side, role in sorted(sides.items()):
+            kept = self.kept(insertion, side)
+            if not found and not 0 < kept < side:
+                share = insertion.settings["effective_rank"]
+                text = f"{share} keeps {kept} of the {side} directions of {role}"
+                found.append(Problem("effective_rank", text, f"{1 / side:.4g} to {1 - 1 / side:.4g}"))
+        return found
+
+    def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
+        """Sum over the modules of (min(in, out) - k) * (in + out + 1), where k directions stay frozen."""
+        total = 0
+        for module in modules_of(insertion, layout):
+            side = min(module.in_features, module.out_features)
+            free = side - self.kept(insertion, side)
+            total += free * (module.in_features + module.out_features + 1)
+        return total
+
+    def config(self, insertion: Insertion, layout: ModelLayout, steps: int) -> Any:
+        """A `peft.OSFConfig`; `effective_rank` is the share of directions that stay frozen."""
+        from peft import OSFConfig
+
+        return OSFConfig(
+            target_modules=list(layout.paths(insertion.layers, insertion.modules)),
+            effective_rank=float(insertion.settings["effective_rank"]),
+        )
+
+
 METHODS = (
     Shira(
         MethodFacts(
@@ -104,6 +142,18 @@ METHODS = (
             defaults={"sparsity": 0.99, "select_top": True},
             knob="sparsity",
             ladder=(0.999, 0.995, 0.99, 0.98, 0.95, 0.9),
+        )
+    ),
+    Osf(
+        MethodFacts(
+            name="osf",
+            title="OSF",
+            paper="arXiv:2504.07097",
+            summary="The smallest singular directions of each weight; the largest stay frozen.",
+            settings={"effective_rank": FloatDomain(low=0.001, high=0.999)},
+            defaults={"effective_rank": 0.95},
+            knob="effective_rank",
+            ladder=(0.98, 0.95, 0.9, 0.75, 0.5),
         )
     ),
 )
