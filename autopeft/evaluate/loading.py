@@ -45,6 +45,8 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     if not (folder / RECORD).is_file():
         if not (folder / "adapter_config.json").is_file():
             raise AdapterError(f"{folder} holds no adapter: neither {RECORD} nor adapter_config.json is there")
+        if untouched is not None:
+            _keep_targets(untouched, folder / "adapter_config.json")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return PeftModel.from_pretrained(base_model, str(folder))
@@ -58,3 +60,12 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     except (UserError, ValueError, KeyError, AttributeError) as error:
         raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from error
     return base_model.requires_grad_(False).eval()
+
+
+def _keep_targets(untouched: Untouched, config: Path) -> None:
+    """Copy the weights that an adapter acts on, since some methods (KaSA, OSF) overwrite them when they are loaded."""
+    targets = json.loads(config.read_text(encoding="utf-8")).get("target_modules")
+    modules = dict(untouched.model.named_modules())
+    for path in targets if isinstance(targets, list) else []:
+        if path in modules:
+            untouched.keep(modules[path].parameters())

@@ -15,11 +15,11 @@ from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import FailureReason, Outcome, TrialStatus
 from autopeft.evaluate.insertion import insert
-from autopeft.evaluate.untouched import Untouched
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.peaks import AllocatorMeter, TrackedMeter
 from autopeft.evaluate.pipeline import TorchEvaluator, open_evaluator
-from tests.unit.evaluate_models import TASK, candidate_of, save_model, write_data
+from autopeft.evaluate.untouched import Untouched
+from tests.unit.evaluate_models import candidate_of, save_model, write_data
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 

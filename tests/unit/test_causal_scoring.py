@@ -12,6 +12,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from autopeft.domain.results import TaskInfo
 from autopeft.evaluate.data.batches import NO_LABEL, Batch, Padding, evaluation_batches
 from autopeft.evaluate.data.table import Exchange, Exchanges
+from autopeft.evaluate.insertion import insert
+from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.tracker import StorageTracker
 from autopeft.evaluate.outcomes import NotFiniteError
 from autopeft.evaluate.quality import likelihood_metrics
@@ -22,7 +24,9 @@ from autopeft.evaluate.tasks.generation_reference import generate_plainly
 from autopeft.evaluate.tasks.likelihood import likelihoods
 from autopeft.evaluate.tasks.rendering import Renderer
 from autopeft.evaluate.tasks.task import Limits
+from autopeft.evaluate.untouched import Untouched
 from tests.unit.causal_models import DECODERS, language_model, opinions, word_tokenizer
+from tests.unit.test_own_mixes import mix_of
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 LIMITS = Limits(batch_size=4, max_tokens=32, max_positions=64, max_new_tokens=6, seed=0)
@@ -173,10 +177,22 @@ def test_generating_with_an_adapter_is_generating_for_each(config: Any) -> None:
     assert generate(model, prompts, Decoding(0, (-1,), 6), CPU, FLOAT) == alone
 
 
-def test_a_model_with_hooks_is_asked_for_no_cache() -> None:
-    model = language_model("llama")
-    model.model.layers[0].register_forward_hook(lambda module, inputs, output: output)
-    assert not keeps_cache(model)
+@pytest.mark.parametrize("kind", DECODERS)
+def test_generating_with_our_own_methods_keeps_the_cache(kind: str) -> None:
+    model = language_model(kind).requires_grad_(False)
+    layout = inspect_layout(model)
+    candidate = mix_of(("serial", "parallel", "prefix"), layout, layers=(0, 1))
+    inserted = insert(Untouched(model), candidate, layout, 0)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in inserted.trainable():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.5)
+    inserted.model.eval()
+    prompts = wordless_prompts()
+    with torch.no_grad():
+        alone = [generate_plainly(model, [one], 0, (-1,), 6, CPU)[0] for one in prompts]
+    assert keeps_cache(model)
+    assert generate(model, prompts, Decoding(0, (-1,), 6), CPU, FLOAT) == alone
 
 
 def test_a_likelihood_under_a_soft_prompt_is_of_the_row_s_own_tokens() -> None:

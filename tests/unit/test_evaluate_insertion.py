@@ -12,9 +12,9 @@ import torch
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import UserError
 from autopeft.evaluate.insertion import insert, module_names, peft_config
-from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from tests.unit.evaluate_models import LORAS, batch, candidate_of, classifier_of
 
 

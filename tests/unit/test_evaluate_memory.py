@@ -13,11 +13,11 @@ from torch import nn
 
 from autopeft.domain.measurements import MemorySource
 from autopeft.evaluate.insertion import insert
-from autopeft.evaluate.untouched import Untouched
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.peaks import TrackedMeter, inference_meter, training_meter
 from autopeft.evaluate.memory.tracker import StorageTracker
-from tests.unit.evaluate_models import TASK, batch, candidate_of, classifier_of
+from autopeft.evaluate.untouched import Untouched
+from tests.unit.evaluate_models import batch, candidate_of, classifier_of
 
 CPU = torch.device("cpu")
 

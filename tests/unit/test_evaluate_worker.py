@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autopeft.domain.errors import UserError
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate import devices, pipeline, train
-from autopeft.evaluate.untouched import Untouched, _checksum
 from autopeft.evaluate.outcomes import is_out_of_memory
+from autopeft.evaluate.untouched import Untouched, _checksum
 from tests.unit.evaluate_trials import opened, run, spec_of, task_of
 
 

@@ -280,9 +280,7 @@ def test_fixed_modules_that_the_model_lacks_are_refused():
 
 def test_all_misfits_are_shown_together():
     said = "\n".join(
-        misfits(
-            changed(("dropout: 0", "dropuot: 0"), (LAYERS, LAYERS[:-1] + ", at_most: 9}"), ("[1, 2, 4]", "[0, 2]"))
-        )
+        misfits(changed(("dropout: 0", "dropuot: 0"), (LAYERS, LAYERS[:-1] + ", at_most: 9}"), ("[1, 2, 4]", "[0, 2]")))
     )
     assert all(part in said for part in ("'dropuot'", "9 layers", "0 is outside"))
 

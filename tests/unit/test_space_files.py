@@ -64,7 +64,12 @@ BAD = {
     ),
     "unused parameter": ("rank: $rank,", "rank: 4,", "mine.yaml:4: parameters.rank: nothing uses", "Write $rank"),
     "layers from another kind": ("layers: $layers", "layers: $rank", "'rank' is of kind choice", "kind layers"),
-    "setting from layers": ("rank: $rank,", "rank: $layers,", "'layers' is of kind layers", "int or float or choice or sizes"),
+    "setting from layers": (
+        "rank: $rank,",
+        "rank: $layers,",
+        "'layers' is of kind layers",
+        "int or float or choice or sizes",
+    ),
     "no dollar": ("layers: $layers", "layers: layers", "'layers' is not understood", "Write $layers"),
     "condition on nothing": (RANK, RANK[:-1] + ", when: {varant: x}}", "when.varant: nothing is called 'varant'", ""),
     "condition on one below": (RANK, RANK[:-1] + ", when: {modules: all-linear}}", "when.modules", "above it"),

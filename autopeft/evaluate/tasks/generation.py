@@ -30,9 +30,8 @@ def generate(
     """The most likely token again and again, up to a stop token, which is left out; one answer per prompt.
 
     The prompts are padded on the left, so that all rows go on at the same place, with positions counted from each
-    row's first real token; keys and values of what was read are kept. A model in which something stands beside the
-    tokens or in the attention goes the plain way of `generate_plainly`, which asks nothing of it but forward passes as
-    in training.
+    row's first real token; keys and values of what was read are kept. A model of which the cache does not say all goes
+    the plain way of `generate_plainly`, which asks nothing of it but forward passes as in training.
 
     Raises:
         NotFiniteError: where a prediction is NaN or infinite.
@@ -47,13 +46,14 @@ def generate(
 def keeps_cache(model: Any) -> bool:
     """Whether a cache of keys and values says all about the tokens that were read.
 
-    It does in a plain model, and where peft acts on modules only. peft's prompts and prefixes claim the cache for
-    themselves, and the hooks that our own methods are put in with may add to the attention.
+    It does in a plain model, where peft acts on modules only, and with our own methods: a bottleneck looks at one token
+    at a time, and a prefix joins the attention behind the cache. peft's prompts and prefixes claim the cache for
+    themselves.
     """
     if isinstance(model, PeftModel):
         configs = model.peft_config.values()
         return not any(one.is_prompt_learning or one.is_adaption_prompt for one in configs)
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return True
 
 
 def _generate(
