@@ -86,7 +86,7 @@ class FakeEvaluator:
 def burden(candidate: Candidate) -> float:
     """What stands for the memory that training needs: rank times layers, and half as much again for DoRA."""
     return sum(
-        int(one.settings.get("rank", 1)) * len(one.layers) * (1.5 if one.settings.get("variant") == "dora" else 1.0)
+        int(one.settings.get("rank", 1)) * len(one.layers) * (1.5 if one.method == "dora" else 1.0)
         for one in candidate.insertions
     )
 

@@ -43,7 +43,7 @@ def plain_logits(evaluator: TorchEvaluator, model: PeftModel) -> torch.Tensor:
     """Of the test set's batches, by a model that was loaded without this project."""
     assert evaluator._test is not None
     with torch.no_grad(), torch.autocast("cpu", dtype=model.dtype):
-        return torch.cat([model(**batch.inputs).logits.float() for batch in evaluator._test])
+        return torch.cat([model(**batch.inputs).logits.float() for batch in evaluator._test.batches])
 
 
 @pytest.mark.parametrize(("kind", "dtype"), CASES)
@@ -61,9 +61,10 @@ def test_the_head_trains_and_is_saved_in_float32(tmp_path: Path, kind: str, dtyp
     assert {tensor.dtype for name, tensor in saved.items()} == {torch.float32}
     assert any(f".{head}." in name for name in saved)
     evaluator.score_test(adapter)
+    assert evaluator._test is not None
     said = json.loads((adapter / "test_predictions.json").read_text())
     logits = plain_logits(evaluator, plainly_loaded(spec, adapter, head))
-    rows = torch.tensor([row for batch in evaluator._test or () for row in batch.row_ids])
+    rows = torch.tensor([row for batch in evaluator._test.batches for row in batch.row_ids])
     assert [("bad", "good")[index] for index in logits[rows.argsort()].argmax(dim=1)] == said["predictions"]
 
 
@@ -72,7 +73,8 @@ def test_what_is_inspected_without_weights_is_what_is_loaded(tmp_path: Path, kin
     spec = half_spec(tmp_path, kind, dtype)
     evaluator = opened(spec)
     loaded = evaluator._bench.layout
-    assert loaded == inspect_run(spec).layout
+    # Of the data, only an inspection of both knows.
+    assert loaded == inspect_run(spec).layout.model_copy(update={"text_tokens": loaded.text_tokens})
     head = evaluator._bench.model.get_submodule(loaded.head_paths[0])
     assert {parameter.dtype for parameter in head.parameters()} == {torch.float32}
     base = build_on_meta(spec.model, evaluator._bench.task.info)
@@ -92,15 +94,15 @@ def test_pissa_on_half_precision_reports_the_quality_of_what_it_saved(
         looked_at.append(str(model.peft_config["default"].init_lora_weights))
         return predict(model, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("autopeft.evaluate.trial_run.predict", looks)
+    monkeypatch.setattr("autopeft.evaluate.tasks.classification.predict", looks)
     outcome, _ = run(evaluator, task_of(evaluator, tmp_path, variant="pissa"))
     assert outcome.status is TrialStatus.COMPLETE, outcome.failure
     assert looked_at == ["pissa", "pissa", "True"]
     bench = evaluator._bench
     model = plainly_loaded(bench.spec, tmp_path / "artefact-0", bench.layout.head_paths[0])
-    found = predict(model, bench.validation, bench.device, bench.dtype)
+    found = predict(model, bench.validation.batches, bench.device, bench.dtype)
     assert outcome.measurements is not None
-    assert outcome.measurements.quality == metrics(bench.task, found.logits, found.labels)
+    assert outcome.measurements.quality == metrics(bench.task.info, found.logits, found.labels)
     assert bench.untouched.differences() == []
     looked_at.clear()
     run(evaluator, task_of(evaluator, tmp_path, 1))
