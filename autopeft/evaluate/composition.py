@@ -73,7 +73,9 @@ def compose(
                 modules += layout.paths(insertion.layers, insertion.modules)
             else:
                 assert isinstance(method, OwnMethod)
+                before = list(model.parameters()) if method.in_place else []
                 attached = method.attach(model, layout, insertion, f"i{index}")
+                _unload(before, model, untouched)
                 own = list(attached.parameters.values())
                 untouched.keep(part for part in own if untouched.owns(part))
                 trained += own
@@ -88,6 +90,15 @@ def compose(
         if id(tensor) in kept or not untouched.owns(tensor)
     ]
     return Composed(tuple(dict.fromkeys(modules)), tuple(names), tuple(made))
+
+
+def _unload(before: Sequence[nn.Parameter], model: Any, untouched: Untouched) -> None:
+    """Take parameters whose place float32 copies took (half-precision bases) off the device until they come back."""
+    now = {id(parameter) for parameter in model.parameters()}
+    replaced = [parameter for parameter in before if id(parameter) not in now]
+    untouched.keep(replaced)
+    for parameter in replaced:
+        parameter.data = parameter.data.new_empty(0)
 
 
 def _turn(insertion: Insertion) -> int:

@@ -162,3 +162,17 @@ def test_lora_and_biases_train_side_by_side(kind: str) -> None:
     assert any("lora_B" in name for name in found[0])
     assert any(name.endswith("base_layer.bias") for name in found[0])
     assert len(found[0]) == len(found[1])
+
+
+def test_half_precision_originals_leave_the_device_while_their_copies_train() -> None:
+    model = classifier_of("bert").to(torch.bfloat16).requires_grad_(False)
+    before = {name: part.detach().clone() for name, part in model.named_parameters()}
+    layout, untouched = inspect_layout(model), Untouched(model)
+    originals = {name: part for name, part in model.named_parameters() if "layer.1." in name}
+    insertion = Insertion(method="full-layers", layers=(1,), modules=(), settings={})
+    with removed_afterwards(untouched):
+        insert(untouched, Candidate(insertions=(insertion,), learning_rate=1e-3), layout, 0)
+        assert all(part.numel() == 0 for part in originals.values())
+    assert untouched.differences() == []
+    for name, part in model.named_parameters():
+        assert torch.equal(part, before[name]), name
