@@ -43,6 +43,17 @@ def test_a_storage_counts_once_and_until_its_last_owner_is_gone() -> None:
     assert (tracker.live_bytes, tracker.peak_bytes) == (0, 800)
 
 
+def test_a_sparse_tensor_counts_its_indices_and_values() -> None:
+    tracker = StorageTracker()
+    with tracker:
+        made = torch.sparse_coo_tensor(torch.tensor([[0, 2], [1, 1]]), torch.ones(2), (1000, 1000)).coalesce()
+        # Two rows of two int64 indices, two float32 values.
+        assert tracker.live_bytes == 2 * 2 * 8 + 2 * 4
+        rows = made.to_sparse_csr()
+        assert tracker.live_bytes > 1001 * 4
+    assert rows.values().sum() == 2
+
+
 def test_what_exists_before_counts_from_its_registration() -> None:
     tensor = torch.zeros(64, dtype=torch.float64)
     tracker = StorageTracker()

@@ -43,6 +43,10 @@ class StorageTracker(TorchDispatchMode):
         return result
 
     def _see(self, tensor: torch.Tensor) -> None:
+        if tensor.layout is not torch.strided:
+            for part in _parts(tensor):
+                self._see(part)
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         known = self._storages.get(key)
@@ -67,3 +71,14 @@ class StorageTracker(TorchDispatchMode):
     def _add(self, size: int) -> None:
         self.live_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The dense tensors that a sparse one consists of."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return ()

@@ -10,7 +10,7 @@ from autopeft.domain.layout import ModelLayout
 from autopeft.domain.method import MethodFacts
 from autopeft.domain.space import FloatDomain, IntDomain
 from autopeft.evaluate.methods.checks import narrower_than
-from autopeft.evaluate.methods.method import PeftMethod, modules_of
+from autopeft.evaluate.methods.method import Calibration, PeftMethod, modules_of
 
 _INTERVALS = 100
 """The budget is cut some so many times, or at every step where there are fewer."""
@@ -45,6 +45,12 @@ class AdaLora(PeftMethod):
             deltaT=max(1, steps // _INTERVALS),
             total_step=steps,
         )
+
+    def started(self, peft_model: Any, calibration: Calibration) -> None:
+        """Freeze the counters of ranks: where peft casts the adapter of a half-precision base, it lets them train."""
+        for name, parameter in peft_model.named_parameters():
+            if ".ranknum." in name:
+                parameter.requires_grad_(False)
 
     def after_step(self, peft_model: Any, step: int) -> None:
         """Score the singular values by their gradients and keep as many as the budget allows."""

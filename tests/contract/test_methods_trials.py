@@ -1,0 +1,85 @@
+"""Every method goes through a whole trial on a half-precision base, and its saved adapter scores.
+
+On the CPU with an encoder; where there is a GPU also there, with a decoder as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autopeft.domain.candidate import Candidate, Insertion
+from autopeft.domain.layout import ModelLayout
+from autopeft.domain.measurements import MemorySource
+from autopeft.domain.ports import EvaluationTask
+from autopeft.domain.spec import SearchSpec
+from autopeft.domain.trial import TrialStatus
+from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.pipeline import TorchEvaluator, open_evaluator
+from tests.unit.evaluate_models import save_model, write_data
+from tests.unit.evaluate_trials import run
+
+MIX = ("lora", "parallel", "prefix")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("bert", "cpu"), pytest.param(("bert", "cuda"), marks=GPU), pytest.param(("llama", "cuda"), marks=GPU)],
+    ids="-".join,
+)
+def evaluator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchEvaluator:
+    kind, device = request.param
+    folder = tmp_path_factory.mktemp(kind)
+    save_model(folder / "model", kind, hidden_size=64, intermediate_size=128, vocab_size=64)
+    spec = SearchSpec.model_validate(
+        {
+            "model": {"source": str(folder / "model"), "dtype": "bfloat16"},
+            "data": write_data(folder / "data"),
+            "training": {"steps": 6, "batch_size": 8},
+        }
+    )
+    return open_evaluator(spec.model_dump(mode="json"), device=device)
+
+
+def insertion_of(name: str, layout: ModelLayout) -> Insertion:
+    method = METHODS[name]
+    settings = dict(method.facts.defaults)
+    roles, layers = method.default_modules(layout), tuple(range(len(layout.layers)))
+    for value in method.facts.ladder or (None,):
+        if value is not None:
+            settings[str(method.facts.knob)] = value
+        found = Insertion(method=name, layers=layers, modules=roles, settings=settings)
+        if not method.problems(found, layout):
+            return found
+    pytest.skip(f"{name} does not fit: {method.problems(found, layout)[0].found}")
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in METHODS), MIX], ids="+".join)
+def test_it_trains_leaves_no_trace_and_scores(
+    evaluator: TorchEvaluator, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    layout = evaluator._bench.layout
+    insertions = tuple(insertion_of(name, layout) for name in names)
+    task = EvaluationTask(
+        number=0,
+        attempt=0,
+        seed=3,
+        candidate=Candidate(insertions=insertions, learning_rate=1e-3),
+        artefact_dir=str(tmp_path / "adapter"),
+    )
+    outcome, _ = run(evaluator, task)
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    assert not outcome.recycle_worker
+    measured = outcome.measurements
+    assert measured is not None
+    assert measured.train_peak is not None
+    on_gpu = evaluator._device.type == "cuda"
+    assert measured.train_peak.source is (MemorySource.CUDA_ALLOCATOR if on_gpu else MemorySource.TRACKED)
+    expected = sum(METHODS[one.method].trainable(one, layout) for one in insertions)
+    assert measured.trainable_parameters == expected + layout.head_parameters
+    scores = evaluator.score_test(tmp_path / "adapter")
+    assert 0.0 <= scores["accuracy"] <= 1.0
+    assert evaluator._bench.untouched.differences() == []
