@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.domain.candidate import Insertion
@@ -114,9 +115,13 @@ def _tuned(model: Any, config: Any, name: str, untouched: Untouched) -> list[nn.
     before = {id(parameter) for parameter in model.parameters()}
     # Of the tuner before, which this one would take for its own and compare with its configuration.
     vars(model).pop("peft_config", None)
+    # peft makes the new adapter the active one in every layer of its kind, which would silence the earlier ones.
+    earlier = [(layer, layer._active_adapter) for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuner(model, {name: config}, name)
+    for layer, active in earlier:
+        layer._active_adapter = active
     new = [part for part in model.parameters() if id(part) not in before and not untouched.owns(part)]
     return [part for part in new if part.requires_grad]
 

@@ -1,0 +1,88 @@
+"""One method put into a model several times, in different layers, acts everywhere as it would alone."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from autopeft.domain.candidate import Candidate, Insertion
+from autopeft.domain.layout import ModelLayout
+from autopeft.evaluate.insertion import insert
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.methods import METHODS, PeftMethod
+from autopeft.evaluate.untouched import Untouched
+from tests.unit.evaluate_models import batch, classifier_of, config_of
+
+NAMES = [name for name, one in METHODS.items() if isinstance(one, PeftMethod) and not one.facts.alone]
+SHARED = {"frod", "lily", "pvera", "randlora", "tinylora", "unilora", "vblora", "vera"}
+"""Methods that share tensors among modules, which a second insertion makes anew."""
+
+
+def model_of() -> Any:
+    torch.manual_seed(0)
+    changes = {"hidden_size": 64, "intermediate_size": 96}
+    return type(classifier_of("bert"))(config_of("bert", **changes)).eval().requires_grad_(False)
+
+
+def insertion_of(name: str, layout: ModelLayout, layers: tuple[int, ...]) -> Insertion:
+    method = METHODS[name]
+    for value in method.facts.ladder or (None,):
+        settings = dict(method.facts.defaults)
+        if value is not None:
+            settings[str(method.facts.knob)] = value
+        found = Insertion(method=name, layers=layers, modules=method.default_modules(layout), settings=settings)
+        if not method.problems(found, layout):
+            return found
+    raise AssertionError(f"{name} fits with no value of its knob")
+
+
+def trained(model: Any, steps: int = 3) -> None:
+    optimizer = torch.optim.AdamW([part for part in model.parameters() if part.requires_grad], lr=1e-2)
+    for seed in range(steps):
+        optimizer.zero_grad()
+        model.train()
+        model(**batch(seed)).loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_insertion_of_a_method_is_trained(name: str) -> None:
+    model = model_of()
+    layout, untouched = inspect_layout(model), Untouched(model)
+    parts = tuple(insertion_of(name, layout, layers) for layers in ((0,), (1,), (2,)))
+    inserted = insert(untouched, Candidate(insertions=parts, learning_rate=1e-2), layout, 0)
+    first = {key: part.detach().clone() for key, part in model.named_parameters() if part.requires_grad}
+    trained(inserted.model)
+    named = {key: part for key, part in model.named_parameters() if key in first and part.numel()}
+    assert [key for key, part in named.items() if part.grad is None] == []
+    moved = [key for key, part in named.items() if not torch.equal(part, first[key])]
+    for index in range(3):
+        assert any(f".i{index}" in key for key in moved), f"insertion {index} stayed as it was"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SHARED])
+def test_insertions_into_parts_of_the_layers_compute_what_one_into_all_does(name: str) -> None:
+    one, parted = model_of(), model_of()
+    layout = inspect_layout(one)
+    whole = Candidate(insertions=(insertion_of(name, layout, (0, 1, 2)),), learning_rate=1e-2)
+    parts = Candidate(
+        insertions=tuple(insertion_of(name, layout, layers) for layers in ((0,), (1, 2))), learning_rate=1e-2
+    )
+    alone = insert(Untouched(one), whole, layout, 0)
+    trained(alone.model)
+    mixed = insert(Untouched(parted), parts, layout, 0)
+    tensors = {**dict(alone.model.named_parameters()), **dict(alone.model.named_buffers())}
+    known = {key.removeprefix("base_model.model.").replace("modules_to_save.default.", ""): part
+             for key, part in tensors.items()}  # fmt: skip
+    own = {**dict(parted.named_parameters()), **dict(parted.named_buffers())}
+    assert mixed.composed is not None
+    with torch.no_grad():
+        for key in mixed.composed.names:
+            own[key].copy_(known[re.sub(r"(?<=\.)i[01](?=\.|$)", "default", key)])
+        for seed in range(2):
+            expected = alone.model(**batch(seed)).logits
+            torch.testing.assert_close(mixed.model(**batch(seed)).logits, expected, rtol=1e-5, atol=1e-6)
