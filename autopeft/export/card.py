@@ -31,6 +31,7 @@ def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model:
         f"A PEFT adapter for `{base_model}`, trained on {_data_name(results)}. It is trial {trial.number} of the "
         f"search `{record.name}`, exported as *{label}*.",
         "## Load it",
+        *_bits(results),
         where_to_run(base_model),
         snippet(results, scored, base_model, plain_peft),
         "## Numbers",
@@ -110,6 +111,18 @@ def _numbers(results: RunResults, scored: ScoredTrial) -> list[tuple[str, str]]:
     return rows
 
 
+def _bits(results: RunResults) -> list[str]:
+    """What a person needs to load a base in few bits; nothing for an ordinary one."""
+    kind = results.record.spec.model.load_in
+    if kind is None:
+        return []
+    how = {"4bit": "4 bits (NF4 with double quantisation, bfloat16 arithmetic)", "8bit": "8 bits (LLM.int8())"}[kind]
+    return [
+        f"The base was trained on and measured with its frozen weights in {how}, and is loaded so here. That needs a "
+        "GPU and bitsandbytes: `python -m pip install 'autopeft[quantised]'`."
+    ]
+
+
 def _honesty(results: RunResults, scored: ScoredTrial) -> str:
     count = sum(one.values is not None for one in results.trials)
     chosen = (
@@ -136,7 +149,9 @@ def _insertions(scored: ScoredTrial) -> list[str]:
 def _provenance(results: RunResults) -> list[tuple[str, str]]:
     record = results.record
     rows = ", ".join(f"{split} {count:,}" for split, count in record.task.rows.items())
+    bits = record.spec.model.load_in
     return [
+        *([("frozen weights", f"in {bits.removesuffix('bit')} bits, by bitsandbytes")] if bits else []),
         ("data", _data_name(results)),
         ("rows", rows),
         ("data fingerprint", f"`{record.provenance.data_fingerprint}`"),

@@ -1,6 +1,7 @@
 """Exported points: the folder, its files, and what happens to what was there before."""
 
 import ast
+import copy
 import json
 import re
 import subprocess
@@ -10,14 +11,19 @@ from dataclasses import replace
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import UserError
 from autopeft.domain.results import PICKS
+from autopeft.evaluate.layout import head_paths
+from autopeft.evaluate.quantisation import kept_whole, norms_in_float32, quantisation
 from autopeft.export.best import export_best
 from autopeft.export.points import export_point
 from autopeft.export.recipe import Recipe
 from tests.contract.run_samples import TASK, measurements_of, results_of, trial_of, write_artefact
+from tests.unit.causal_models import language_model
+from tests.unit.evaluate_models import classifier_of
 
 FILES = {
     "README.md",
@@ -137,6 +143,57 @@ def test_the_card_of_a_half_precision_point_computes_as_the_trial_did(artefact, 
     assert lines[start + len(heads)].startswith("model = PeftModel.from_pretrained(base")
     assert lines[-2] == "with torch.autocast(base.device.type, dtype=torch.bfloat16):"
     assert lines[0] == "import torch"
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+@pytest.mark.parametrize("generates", [False, True], ids=["classifies", "generates"])
+def test_the_card_of_a_point_in_few_bits_loads_the_base_as_the_search_did(
+    artefact, tmp_path, monkeypatch, load_in, generates
+):
+    model = language_model("llama") if generates else classifier_of("bert")
+    model.save_pretrained(tmp_path / "base")
+    source, heads, whole = str(tmp_path / "base"), head_paths(model), kept_whole(model, ())
+    (artefact / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": source}))
+    changes = {"task": TASK.model_copy(update={"kind": "causal-lm", "labels": ()})} if generates else {}
+    results = results_of([trial_of(0)], model={"source": source, "load_in": load_in}, **changes)
+    layout = results.record.layout.model_copy(update={"head_paths": heads})
+    results = replace(results, record=results.record.model_copy(update={"layout": layout}))
+    code = code_of(results, artefact, tmp_path / "out")
+    ast.parse(code)
+    assert ".to(base.device)" in code
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| frozen weights | in {load_in[0]} bits, by bitsandbytes |" in card
+    assert "autopeft[quantised]" in card
+
+    given, loaded = {}, copy.deepcopy(model).bfloat16()
+    automatic = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
+    # Instead of weights that go to a GPU: what it was asked for, and a half-precision model.
+    monkeypatch.setattr(automatic, "from_pretrained", lambda name, **options: given.update(options) or loaded)
+    lines = code.split("\nmodel = ")[0].splitlines()
+    exec("\n".join(line for line in lines if not line.startswith("tokenizer = ")), {})
+    assert whole
+    assert given["quantization_config"].to_dict() == quantisation(load_in, whole).to_dict()
+    assert given["device_map"] == {"": 0}
+    norms_in_float32(expected := copy.deepcopy(model).bfloat16())
+    for path in heads:
+        expected.get_submodule(path).float()
+    assert {name: part.dtype for name, part in loaded.named_parameters()} == {
+        name: part.dtype for name, part in expected.named_parameters()
+    }
+
+
+def test_a_prompt_of_the_card_ends_as_in_training(artefact, tmp_path):
+    language = TASK.model_copy(update={"kind": "causal-lm", "labels": ()})
+    data = {"train": "train.jsonl", "validation": "dev.jsonl"}
+    found = {}
+    for index, separator in enumerate(["\n", " ->", ""]):
+        results = results_of([trial_of(0)], task=language, data={**data, "separator": separator})
+        code = code_of(results, artefact, tmp_path / str(index))
+        ast.parse(code)
+        (asked,) = re.findall(r"^inputs = tokenizer\((.*), return_tensors", code, re.MULTILINE)
+        found[separator] = eval(asked)
+        assert ("# As in training" in code) is bool(separator)
+    assert found == {"\n": "A prompt.\n", " ->": "A prompt. ->", "": "A prompt."}
 
 
 def test_a_second_export_takes_the_place_of_the_first(results, artefact, tmp_path):
