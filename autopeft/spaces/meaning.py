@@ -84,10 +84,19 @@ def _of_parameter(space: SearchSpaceFile, name: str, parameter: FileParameter) -
             chosen = space.parameters.get(parameter.of)
             where = space.where("parameters", name, "of")
             if parameter.of not in names_of_methods(space):
-                return [unknown(where, parameter.of, names_of_methods(space), "It has to choose a method.")]
+                return [_of_no_method(space, where, parameter.of)]
             if chosen is not None and chosen.when:
                 return [Problem(where, f"'{parameter.of}' does not always exist", "a parameter without `when`")]
     return []
+
+
+def _of_no_method(space: SearchSpaceFile, where: str, name: str) -> Problem:
+    """The problem of a learning rate that follows a parameter which is not there, or is of another kind."""
+    allowed = names_of_methods(space)
+    if name not in space.parameters:
+        return unknown(where, name, allowed, "It has to choose a method.")
+    step = "Name one that does." if allowed else "Write `kind: methods` for one, and `method: $name` in an insertion."
+    return Problem(where, f"'{name}' chooses no method", ", ".join(sorted(allowed)), step)
 
 
 def _of_sets(space: SearchSpaceFile, name: str, parameter: ModulesParameter) -> list[Problem]:

@@ -187,7 +187,13 @@ def test_a_setting_is_tried_only_with_the_methods_that_its_condition_allows():
         ("among: all", "among: all, otherwise: lora", "nothing is called 'otherwise'"),
         ("$method,", "$layers,", "'layers' is of kind layers; allowed: a parameter of kind choice or methods"),
         ("$method,", "lora,", "parameters.method: no insertion takes its method from it"),
-        ("of: method", "of: layers", "parameters.learning_rate.of: nothing is called 'layers'; allowed: method"),
+        (
+            "of: method",
+            "of: layers",
+            "parameters.learning_rate.of: 'layers' chooses no method; allowed: method. Name one",
+        ),
+        ("of: method", "of: metod", "of: nothing is called 'metod'; allowed: method. Did you mean 'method'?"),
+        ("$method,", "lora,", "parameters.learning_rate.of: 'method' chooses no method. Write `kind: methods` for one"),
         (
             "modes: top-k}",
             "modes: top-k, when: {method: lorra}, otherwise: all}",
