@@ -69,6 +69,24 @@ def without_gradient(model: Any, names: set[str]) -> set[str]:
     return {name for name in names if "key" in name.split(".")[-2] or "k_" in name.split(".")[-2]}
 
 
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [((0, 1, 2), "no layer of this model has any bias"), ((0, 2), "layer 0, 2 has no bias")],
+)
+def test_a_model_without_biases_is_named_as_such_and_not_layer_by_layer(layers: tuple[int, ...], said: str) -> None:
+    (problem,) = METHODS["bitfit"].problems(insertion_of("bitfit", layers), inspect_layout(classifier_of("llama")))
+    assert problem.found == f"bitfit finds nothing to train: {said}"
+
+
+@pytest.mark.parametrize("method", ["layernorm", "ln-tuning", "prefix"])
+def test_what_every_layer_lacks_is_said_of_the_model(method: str) -> None:
+    layout = inspect_layout(classifier_of("bert"))
+    bare = [layer.model_copy(update={"norms": (), "attention": ""}) for layer in layout.layers]
+    insertion = Insertion(method=method, layers=(0, 1, 2), modules=(), settings=METHODS[method].facts.defaults)
+    (problem,) = METHODS[method].problems(insertion, layout.model_copy(update={"layers": tuple(bare)}))
+    assert "no layer of this model has any" in problem.found
+
+
 @pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_one_step_moves_what_the_method_trains_and_nothing_else(kind: str, method: str) -> None:

@@ -50,6 +50,13 @@ def narrower_than(name: str, insertion: Insertion, layout: ModelLayout) -> list[
     ]
 
 
+def layers_without(lacking: Sequence[int], layout: ModelLayout, what: str) -> str:
+    """`layer 0, 2 has no WHAT`, or `no layer of this model has any WHAT` in place of all their numbers."""
+    if len(lacking) == len(layout.layers):
+        return f"no layer of this model has any {what}"
+    return f"layer {_listed(lacking)} has no {what}"
+
+
 def _places(facts: MethodFacts, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
     found = []
     depth = len(layout.layers)
@@ -75,7 +82,7 @@ def _places(facts: MethodFacts, insertion: Insertion, layout: ModelLayout) -> li
             found.append(
                 Problem(
                     "modules",
-                    f"layer {_listed(lacking)} has no {role}",
+                    layers_without(lacking, layout, role),
                     _listed(layout.roles()),
                     "Choose roles that every layer has.",
                 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import LayerLayout, ModelLayout
 from autopeft.domain.method import MethodFacts
+from autopeft.evaluate.methods.checks import layers_without
 from autopeft.evaluate.methods.method import Attached, OwnMethod
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class InPlace(OwnMethod):
     """
 
     in_place = True
+    trained: ClassVar[str] = "parameter"
+    """What it looks for in a layer, for a message."""
 
     def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str) -> Attached:
         """Find the parameters by what they are called in the untouched model, which is also their name here."""
@@ -43,14 +46,8 @@ class InPlace(OwnMethod):
         empty = [index for index in insertion.layers if not self.in_layer(layout.layers[index])]
         if not empty:
             return []
-        return [
-            Problem(
-                "method",
-                f"{self.name} finds nothing to train: layer {', '.join(map(str, empty))} of this model has none",
-                "",
-                "Choose another method.",
-            )
-        ]
+        which = layers_without(empty, layout, self.trained)
+        return [Problem("method", f"{self.name} finds nothing to train: {which}", "", "Choose another method.")]
 
     def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
         """Sum over the layers of what the layout says of each (`in_layer`)."""
@@ -63,6 +60,8 @@ class InPlace(OwnMethod):
 
 class BitFit(InPlace):
     """All biases of the layers (Ben Zaken et al., ACL 2022, section 3), those of their norms included."""
+
+    trained = "bias"
 
     def in_layer(self, layer: LayerLayout) -> int:
         """The layer's biases."""
@@ -86,6 +85,8 @@ class BitFit(InPlace):
 
 class LayerNorm(InPlace):
     """Weights and biases of the norms inside the layers (Zhao et al., ICLR 2024, section 2)."""
+
+    trained = "norm with weights"
 
     def in_layer(self, layer: LayerLayout) -> int:
         """The parameters of the layer's norms."""

@@ -13,6 +13,7 @@ from autopeft.domain.errors import Problem
 from autopeft.domain.layout import LayerLayout, ModelLayout, Role
 from autopeft.domain.method import MethodFacts
 from autopeft.domain.space import IntDomain
+from autopeft.evaluate.methods.checks import layers_without
 from autopeft.evaluate.methods.method import Attached, OwnMethod
 
 
@@ -36,7 +37,7 @@ class Prefix(OwnMethod):
         ]
         if not without:
             return []
-        found = f"layer {', '.join(map(str, without))} has no attention with known queries, keys and values"
+        found = layers_without(without, layout, "attention with known queries, keys and values")
         return [Problem("layers", found, "", "Leave it out.")]
 
     def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:

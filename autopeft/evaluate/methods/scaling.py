@@ -11,6 +11,7 @@ from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout, NormLayout, Role
 from autopeft.domain.method import MethodFacts
+from autopeft.evaluate.methods.checks import layers_without
 from autopeft.evaluate.methods.fit import linear_only
 from autopeft.evaluate.methods.method import PeftMethod, modules_of
 
@@ -73,7 +74,7 @@ class LnTuning(PeftMethod):
         bare = [index for index in insertion.layers if not layout.layers[index].norms]
         if not bare:
             return []
-        text = f"layer {', '.join(map(str, bare))} has no norm with weights"
+        text = layers_without(bare, layout, "norm with weights")
         return [Problem("layers", text, "", "Leave these layers or the method out.")]
 
     def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
