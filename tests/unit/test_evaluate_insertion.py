@@ -16,6 +16,7 @@ from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from tests.unit.evaluate_models import LORAS, batch, candidate_of, classifier_of
+from tests.unit.model_state import assert_same, state_of
 
 
 def train_two_steps(model: Any) -> None:
@@ -25,35 +26,6 @@ def train_two_steps(model: Any) -> None:
         model(**batch(seed)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-def state_of(model: Any) -> dict[str, Any]:
-    """Everything that a later trial could notice."""
-    return {
-        "tensors": {name: tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()},
-        "all_buffers": {name: tensor.clone() for name, tensor in model.named_buffers()},
-        "requires_grad": {name: part.requires_grad for name, part in model.named_parameters()},
-        "grads": {name: part.grad is None for name, part in model.named_parameters()},
-        "types": {name: type(module) for name, module in model.named_modules()},
-        "identities": {name: id(module) for name, module in model.named_modules()},
-        "modes": {name: module.training for name, module in model.named_modules()},
-        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
-        "hooks": {
-            name: (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
-            for name, module in model.named_modules()
-        },
-        "config": model.config.to_dict(),
-    }
-
-
-def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
-    for key in ("tensors", "all_buffers"):
-        assert list(before[key]) == list(after[key])
-        for name, tensor in before[key].items():
-            assert torch.equal(tensor, after[key][name]), name
-            assert tensor.dtype == after[key][name].dtype
-    for key in before.keys() - {"tensors", "all_buffers"}:
-        assert before[key] == after[key], key
 
 
 CHOICES = [
