@@ -53,6 +53,11 @@ class Inserted:
         """Paths of the modules that a method acts on, as in the untouched model."""
         return module_names(self.base) if self.composed is None else self.composed.modules
 
+    @property
+    def saved_exactly(self) -> bool:
+        """Whether the saved adapter is the very model that was trained, on a half-precision base too."""
+        return not self.initial and (self.method is None or self.method.exact_in_half_precision)
+
     def trainable(self) -> list[nn.Parameter]:
         """The parameters to train: PEFT weights and head."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

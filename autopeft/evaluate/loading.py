@@ -65,7 +65,8 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
 def _keep_targets(untouched: Untouched, config: Path) -> None:
     """Copy the weights that an adapter acts on, since some methods (KaSA, OSF) overwrite them when they are loaded."""
     targets = json.loads(config.read_text(encoding="utf-8")).get("target_modules")
-    modules = dict(untouched.model.named_modules())
-    for path in targets if isinstance(targets, list) else []:
-        if path in modules:
-            untouched.keep(modules[path].parameters())
+    # peft writes many paths as the endings that they have in common.
+    wanted = tuple(f".{target}" for target in targets) if isinstance(targets, list) else ()
+    for path, module in untouched.model.named_modules():
+        if f".{path}".endswith(wanted):
+            untouched.keep(module.parameters())

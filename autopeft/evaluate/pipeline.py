@@ -111,6 +111,9 @@ class TorchEvaluator:
         with removed_afterwards(bench.untouched):
             model = load_adapter(bench.model, Path(artefact_dir), bench.untouched)
             found = self._test.score(model, bench.device, bench.dtype)
+            del model
+        if changed := bench.untouched.differences():
+            raise RuntimeError(f"loading the adapter in {artefact_dir} changed the base model: {', '.join(changed)}")
         record = {"rows": list(range(len(found.predictions))), "predictions": found.predictions}
         (Path(artefact_dir) / PREDICTIONS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return found.quality

@@ -114,7 +114,7 @@ class TrialRun:
         bench = self._bench
         self._found["infer_peak"] = bench.validation.peak(inserted.model, bench.device, bench.dtype)
         self._found["adapter_bytes"] = save_adapter(inserted, Path(self._task.artefact_dir))
-        if inserted.initial and self._bench.dtype != torch.float32:
+        if self._bench.dtype != torch.float32 and not inserted.saved_exactly:
             self._validate_saved()
         return TrialStatus.COMPLETE
 
@@ -181,8 +181,8 @@ class TrialRun:
     def _validate_saved(self) -> None:
         """Put the quality of the saved adapter, on the untouched base model, in place of the live model's.
 
-        PiSSA takes its first values out of the base weights, and in half precision what is left is rounded; the saved
-        adapter works on weights that are not, so it is another model than the one that was trained.
+        In half precision some adapters are rounded on their way: PiSSA takes its first values out of the base weights,
+        P-tuning keeps outputs of a float32 network. The saved one is then another model than the one that was trained.
         """
         self._training = self._inserted = None
         self._bench.untouched.restore()

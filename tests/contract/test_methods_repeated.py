@@ -1,8 +1,11 @@
-"""One method put into a model several times, in different layers, acts everywhere as it would alone."""
+"""One method in many places of a model, once or several times, acts everywhere and goes without a trace."""
 
 from __future__ import annotations
 
+import gc
 import re
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +13,15 @@ import torch
 
 from autopeft.domain.candidate import Candidate, Insertion
 from autopeft.domain.layout import ModelLayout
+from autopeft.evaluate.artefact import save_adapter
 from autopeft.evaluate.insertion import insert
 from autopeft.evaluate.layout import inspect_layout
-from autopeft.evaluate.methods import METHODS, PeftMethod
-from autopeft.evaluate.untouched import Untouched
+from autopeft.evaluate.loading import load_adapter
+from autopeft.evaluate.methods import METHODS, Calibration, PeftMethod
+from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from tests.unit.evaluate_models import batch, classifier_of, config_of
+
+gc.freeze()  # every removal collects garbage, which would look through all that the libraries loaded
 
 NAMES = [name for name, one in METHODS.items() if isinstance(one, PeftMethod) and not one.facts.alone]
 SHARED = {"frod", "lily", "pvera", "randlora", "tinylora", "unilora", "vblora", "vera"}
@@ -86,3 +93,25 @@ def test_insertions_into_parts_of_the_layers_compute_what_one_into_all_does(name
         for seed in range(2):
             expected = alone.model(**batch(seed)).logits
             torch.testing.assert_close(mixed.model(**batch(seed)).logits, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if isinstance(one, PeftMethod)])
+def test_loading_an_adapter_with_many_targets_leaves_the_base_as_it_was(name: str, tmp_path: Path) -> None:
+    # From 20 targets on, peft writes their common endings in place of their paths.
+    torch.manual_seed(0)
+    config = config_of("bert", hidden_size=64, intermediate_size=96, num_hidden_layers=11)
+    model = type(classifier_of("bert"))(config).eval().requires_grad_(False)
+    layout, untouched = inspect_layout(model), Untouched(model)
+    method = METHODS[name]
+    if layout.task not in method.facts.tasks:
+        pytest.skip("not for this task")
+    insertion = insertion_of(name, layout, tuple(range(11)))
+    calibration = Calibration([batch(seed) for seed in range(8)], nullcontext)
+    with removed_afterwards(untouched):
+        candidate = Candidate(insertions=(insertion,), learning_rate=1e-2)
+        inserted = insert(untouched, candidate, layout, 0, steps=4, calibration=calibration)
+        save_adapter(inserted, tmp_path / "adapter")
+        del inserted
+    with removed_afterwards(untouched):
+        load_adapter(model, tmp_path / "adapter", untouched)
+    assert untouched.differences() == []

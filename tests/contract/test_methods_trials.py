@@ -5,6 +5,8 @@ On the CPU with an encoder; where there is a GPU also there, with a decoder as w
 
 from __future__ import annotations
 
+import gc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,13 @@ from autopeft.domain.measurements import MemorySource
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
-from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.artefact import save_adapter
+from autopeft.evaluate.insertion import insert
+from autopeft.evaluate.loading import load_adapter
+from autopeft.evaluate.methods import METHODS, Calibration
 from autopeft.evaluate.pipeline import TorchEvaluator, open_evaluator
+from autopeft.evaluate.train import autocast, moved
+from autopeft.evaluate.untouched import removed_afterwards
 from tests.unit.evaluate_models import save_model, write_data
 from tests.unit.evaluate_trials import run
 
@@ -41,7 +48,9 @@ def evaluator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             "training": {"steps": 6, "batch_size": 8},
         }
     )
-    return open_evaluator(spec.model_dump(mode="json"), device=device)
+    made = open_evaluator(spec.model_dump(mode="json"), device=device)
+    gc.freeze()  # every removal collects garbage, which would look through all that the libraries loaded
+    return made
 
 
 def insertion_of(name: str, layout: ModelLayout) -> Insertion:
@@ -55,6 +64,42 @@ def insertion_of(name: str, layout: ModelLayout) -> Insertion:
         if not method.problems(found, layout):
             return found
     pytest.skip(f"{name} does not fit: {method.problems(found, layout)[0].found}")
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in METHODS), MIX], ids="+".join)
+def test_the_saved_adapter_is_what_was_trained_where_it_is_said_to_be(
+    evaluator: TorchEvaluator, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    bench = evaluator._bench
+    candidate = Candidate(insertions=tuple(insertion_of(name, bench.layout) for name in names), learning_rate=1e-2)
+    computing = partial(autocast, bench.device, bench.dtype)
+    inputs = [moved(one, bench.device) for one in bench.train[:4]]
+    asked = {key: value for key, value in inputs[0].items() if key != "labels"}
+    with removed_afterwards(bench.untouched):
+        calibration = Calibration(inputs, computing)
+        inserted = insert(bench.untouched, candidate, bench.layout, 0, steps=4, calibration=calibration)
+        optimizer = inserted.optimizer(1e-2, 0.0)
+        for step, one in enumerate(inputs):
+            inserted.model.train()
+            with computing():
+                loss = inserted.model(**one).loss
+            loss.backward()
+            optimizer.step()
+            inserted.after_step(step + 1)
+            optimizer.zero_grad()
+        inserted.model.eval()
+        with torch.no_grad(), computing():
+            live = inserted.model(**asked).logits
+        save_adapter(inserted, tmp_path / "adapter")
+        exactly = inserted.saved_exactly
+        del inserted, optimizer, loss
+    with removed_afterwards(bench.untouched):
+        loaded = load_adapter(bench.model, tmp_path / "adapter", bench.untouched)
+        with torch.no_grad(), computing():
+            again = loaded(**asked).logits
+        del loaded
+    assert bench.untouched.differences() == []
+    assert torch.equal(live, again) == exactly
 
 
 @pytest.mark.parametrize("names", [*((name,) for name in METHODS), MIX], ids="+".join)

@@ -152,6 +152,15 @@ def test_hooks_attributes_and_changed_weights_are_noticed() -> None:
     assert untouched.differences() == ["classifier.bias"]
 
 
+def test_weights_in_another_order_are_noticed() -> None:
+    model = classifier_of("bert")
+    untouched = Untouched(model)
+    weight = model.bert.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        weight.copy_(weight.flip(0))
+    assert untouched.differences() == ["bert.embeddings.word_embeddings.weight"]
+
+
 def test_two_trials_on_one_model_equal_two_on_fresh_models() -> None:
     shared, losses = classifier_of("bert"), []
     layout = inspect_layout(shared)

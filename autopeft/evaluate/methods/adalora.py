@@ -19,6 +19,8 @@ _INTERVALS = 100
 class AdaLora(PeftMethod):
     """`rank` singular values per module at first, on average `target_share` of them in the end (eq. 3 and 12)."""
 
+    exact_in_half_precision = False  # peft keeps the number of ranks, a divisor, in the base's dtype
+
     def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
         """A rank above a module's smaller side."""
         return narrower_than("rank", insertion, layout)

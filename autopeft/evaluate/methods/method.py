@@ -111,6 +111,9 @@ class PeftMethod(Method):
         """Whether putting it in overwrites weights of the base (PiSSA takes its first values out of them)."""
         return False
 
+    exact_in_half_precision = True
+    """Whether the saved adapter on a half-precision base is the very model that was trained."""
+
     def saved_as_difference(self, insertion: Insertion) -> bool:
         """Whether its adapter is saved as a plain LoRA less the first one, which was taken out of the base.
 

@@ -58,6 +58,8 @@ class Prompt(PeftMethod):
 class PTuning(Prompt):
     """Embeddings before those of the text, made by a network of three linear modules that is not kept."""
 
+    exact_in_half_precision = False  # the network computes in float32, its outputs are kept in the base's dtype
+
     def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
         """Tokens k, embedding e, hidden h: k e + (e h + h) + (h h + h) + (h e + e)."""
         tokens, width = int(insertion.settings[TOKENS]), layout.embedding_size
