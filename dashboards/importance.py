@@ -13,6 +13,7 @@ from .numbers import label
 from .style import FRONT, LIMIT, OTHER, TEST, Panel, View, styled
 
 _SHOWN = 15
+_ON_A_PHONE = {"layout.xaxis.title.text": "Share (%)"}
 _COLOURS = (FRONT, LIMIT, TEST, OTHER)
 
 
@@ -80,6 +81,6 @@ def importance_panel(results: RunResults) -> Panel:
         title="What matters",
         caption="How much of each objective's variation a parameter explains. Estimated from the complete trials: "
         "with few of them, read it as a hint.",
-        views=(View("All", importance_figure(record)),) if record.parameters else (),
+        views=(View("All", importance_figure(record), _ON_A_PHONE),) if record.parameters else (),
         empty="Too few trials completed to tell which parameters matter. A larger budget mends that.",
     )

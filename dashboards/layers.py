@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
 from autopeft.domain.results import RunResults
 
 from .numbers import setting, text_of
-from .style import Panel, View, sequence, styled
+from .style import MUTED, Panel, View, sequence, styled
 
 _SHOWN = 60
+_TITLE = 50
+"""Characters that fit above a row on a screen of 360 pixels."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class LayersRecord:
 
     labels: tuple[str, ...]
     """One per front point: its trial number and its values."""
+    titles: tuple[str, ...]
+    """The same for a phone, where it stands above its row: the values first, and cut to the width of the screen."""
     layers: tuple[int, ...]
     strength: tuple[tuple[float | None, ...], ...]
     """`[points, layers]`: the largest rank in the layer, or the number of methods in it; None for an untouched one."""
@@ -36,7 +41,7 @@ def layers_record(results: RunResults) -> LayersRecord:
     """What each front point puts into each layer; at most 60 points, in the front's order."""
     layers = tuple(layer.index for layer in results.record.layout.layers)
     members = results.front.members[:_SHOWN]
-    labels, strength, details = [], [], []
+    labels, titles, strength, details = [], [], [], []
     ranks = [one.settings.get("rank") for point in members for one in point.trial.candidate.insertions]
     ranked = bool(ranks) and all(isinstance(rank, int | float) and not isinstance(rank, bool) for rank in ranks)
     for one in members:
@@ -44,6 +49,7 @@ def layers_record(results: RunResults) -> LayersRecord:
         numbers = " · ".join(text_of(value, objective.unit) for objective, value in values)
         methods = "" if ranked else " + ".join(dict.fromkeys(part.method for part in one.trial.candidate.insertions))
         labels.append("  ".join(filter(None, (f"#{one.trial.number}", methods, numbers))))
+        titles.append(_cut("  ".join(filter(None, (f"#{one.trial.number}", numbers, methods)))))
         found: dict[int, float] = {}
         lines: dict[int, list[str]] = {}
         for insertion in one.trial.candidate.insertions:
@@ -58,7 +64,11 @@ def layers_record(results: RunResults) -> LayersRecord:
         strength.append(tuple(found.get(layer) for layer in layers))
         details.append(tuple("\n".join(lines.get(layer, ["not trained"])) for layer in layers))
     left_out = len(results.front.members) - len(members)
-    return LayersRecord(tuple(labels), layers, tuple(strength), tuple(details), ranked, left_out)
+    return LayersRecord(tuple(labels), tuple(titles), layers, tuple(strength), tuple(details), ranked, left_out)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TITLE else text[: _TITLE - 1].rstrip(" +") + "…"
 
 
 def layers_figure(record: LayersRecord) -> go.Figure:
@@ -96,6 +106,33 @@ def layers_figure(record: LayersRecord) -> go.Figure:
     return figure
 
 
+def layers_on_a_phone(record: LayersRecord) -> dict[str, Any]:
+    """Changes of the figure: each row's label above it, so that the cells have the whole width."""
+    above = [
+        {
+            "text": html.escape(title),
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": row - 0.5,
+            "yanchor": "middle",
+            "showarrow": False,
+            "font": {"color": MUTED, "size": 11},
+        }
+        for row, title in enumerate(record.titles)
+    ]
+    rows = len(record.titles)
+    return {
+        "layout.height": 96 + 52 * rows,
+        "layout.annotations": above,
+        "layout.yaxis.showticklabels": False,
+        "layout.yaxis.ticks": "",
+        "layout.yaxis.autorange": False,
+        "layout.yaxis.range": [rows - 0.5, -0.8],
+        "data.0.ygap": 24,
+    }
+
+
 def layers_panel(results: RunResults) -> Panel:
     """The panel; without a front or without layers, the sentence that says so."""
     record = layers_record(results)
@@ -111,7 +148,8 @@ def layers_panel(results: RunResults) -> Panel:
         name="layers",
         title="Layers of the front",
         caption=caption,
-        views=(View("All", layers_figure(record)),) if drawable else (),
+        views=(View("All", layers_figure(record), layers_on_a_phone(record)),) if drawable else (),
         empty="No trial completed, so there is no front to look into.",
         min_width=160 + 24 * len(record.layers),
+        narrow_min_width=16 + 12 * len(record.layers),
     )

@@ -4,6 +4,7 @@
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 640px), (pointer: coarse)");
+  const slim = matchMedia("(max-width: 640px)"); // as in the style sheet
   const config = {
     showSendToCloud: false, plotlyServerURL: "", // the page must offer no way to send its data anywhere
     responsive: true, displaylogo: false, doubleClickDelay: 400,
@@ -25,9 +26,24 @@
     return value;
   }
 
+  function put(target, [key, ...rest], value) {
+    if (rest.length) put(target[key] ??= {}, rest, value);
+    else target[key] = value;
+  }
+
+  // A figure wider than its box fades out where it goes on, and a line says so.
+  function hint(box) {
+    const beyond = box.scrollWidth - box.clientWidth;
+    box.previousElementSibling.hidden = beyond < 2;
+    box.classList.toggle("more", beyond - box.scrollLeft > 2);
+  }
+
   async function draw(name) {
     const node = document.getElementById("figure-" + name);
-    const figure = coloured(data.figures[name][current[name] ?? 0].figure);
+    const view = coloured(data.figures[name][current[name] ?? 0]);
+    const figure = view.figure;
+    if (slim.matches) for (const [path, value] of Object.entries(view.narrow)) put(figure, path.split("."), value);
+    node.style.height = figure.layout.height + "px";
     if (!webgl) {
       if (figure.data.some((trace) => trace.type === "parcoords")) {
         node.style.height = "auto";
@@ -42,8 +58,11 @@
       for (const axis of ["xaxis", "yaxis"]) if (figure.layout[axis]) figure.layout[axis].fixedrange = true;
     }
     await Plotly.react(node, figure.data, figure.layout, { ...config, displayModeBar: narrow.matches || !ZOOMS.has(name) ? false : "hover" });
+    hint(node.parentElement);
     if (!node.dataset.drawn) {
       node.dataset.drawn = "yes";
+      node.parentElement.addEventListener("scroll", () => hint(node.parentElement), { passive: true });
+      new ResizeObserver(() => hint(node.parentElement)).observe(node.parentElement);
       node.on("plotly_click", (event) => {
         const number = event.points?.[0]?.customdata;
         if (name === "front" && Number.isInteger(number)) showTrial(number);
@@ -222,5 +241,6 @@
   }
 
   dark.addEventListener("change", drawAll);
+  slim.addEventListener("change", drawAll);
   drawAll();
 })();

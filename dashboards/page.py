@@ -38,7 +38,10 @@ def render(results: RunResults, notes: Sequence[str] = ()) -> str:
     table = trials_record(results)
     data = {
         "figures": {
-            panel.name: [{"label": view.label, "figure": json.loads(view.figure.to_json())} for view in panel.views]
+            panel.name: [
+                {"label": view.label, "figure": json.loads(view.figure.to_json()), "narrow": view.narrow}
+                for view in panel.views
+            ]
             for panel in panels
         },
         "dark": DARK,
@@ -144,12 +147,14 @@ def _panel_html(panel: Panel) -> str:
     )
     switch = f'<div class="switch" role="group" aria-label="View">{buttons}</div>' if len(panel.views) > 1 else ""
     height = int(panel.views[0].figure.layout.height)
+    narrow = panel.min_width if panel.narrow_min_width is None else panel.narrow_min_width
     return (
         f'<section class="panel panel-{name}" aria-labelledby="{name}-title"><div class="head">{head}{switch}</div>'
         f'<p class="caption">{html.escape(panel.caption)}</p>'
+        '<p class="hint" hidden>More to the right: scroll sideways</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{name}-title">'
         f'<div class="figure" id="figure-{name}" data-figure="{name}" '
-        f'style="min-width:{panel.min_width}px;height:{height}px"></div></div></section>'
+        f'style="--wide:{panel.min_width}px;--slim:{narrow}px;height:{height}px"></div></div></section>'
     )
 
 

@@ -23,6 +23,10 @@ GAP = "not used"
 _PARAMETERS = 12
 _LINES = 1000
 """Dominated trials drawn at most; more are a blot, and a machine without a GPU needs seconds for them."""
+_TICK = 14
+"""Pixels of height for each value written along an axis."""
+_TICKS = 64
+"""Values written along an axis at most; of more, every n-th."""
 _LADDER = 8
 """Whole numbers with at most this many values are drawn as evenly spaced steps."""
 
@@ -48,6 +52,8 @@ class ParallelRecord:
     colours: tuple[float, ...]
     left_out: int
     """Parameters that vary but are not shown."""
+    rare: int
+    """Parameters, beyond these, that fewer than two of the trials drawn have: an axis of theirs compares nothing."""
     complete: int
     """Complete trials of the run, drawn or not."""
 
@@ -58,9 +64,12 @@ def parallel_record(results: RunResults) -> ParallelRecord:
     scored = _sample(complete, results.front.numbers)
     rows = [one.trial.parameters for one in scored]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    varying = [name for name in names if len({repr(row.get(name)) for row in rows}) > 1]
+    having = {name: sum(name in row for row in rows) for name in names}
+    shared = [name for name in names if having[name] > 1]
+    varying = [name for name in shared if len({repr(row.get(name)) for row in rows}) > 1]
     rank = {name: index for index, name in enumerate(importance_record(results).parameters)}
-    shown = sorted(varying, key=lambda name: rank.get(name, len(rank)))[:_PARAMETERS]
+    # Among parameters of unknown importance those of most trials come first: a method's own knob is of few.
+    shown = sorted(varying, key=lambda name: (rank.get(name, len(rank)), -having[name]))[:_PARAMETERS]
     columns = [parameter_column(name, [row.get(name) for row in rows]) for name in shown]
     columns += [
         _objective_column(objective, [(one.values or ())[index] for one in scored])
@@ -73,6 +82,7 @@ def parallel_record(results: RunResults) -> ParallelRecord:
         columns=tuple(columns),
         colours=tuple(sign * (one.values or ())[quality] for one in scored),
         left_out=len(varying) - len(shown),
+        rare=len(names) - len(shared),
         complete=len(complete),
     )
 
@@ -92,7 +102,8 @@ def parameter_column(name: str, values: Sequence[Setting | None]) -> Column:
     distinct = sorted(set(present), key=lambda value: (isinstance(value, str), value))
     if len(numeric) < len(present) or (len(distinct) <= _LADDER and all(isinstance(value, int) for value in distinct)):
         place: dict[Setting, float] = {value: float(index) for index, value in enumerate(distinct)}
-        ticks = [(place[value], setting(value)) for value in distinct]
+        step = math.ceil(len(distinct) / _TICKS) or 1
+        ticks = [(place[value], setting(value)) for value in distinct[::step]]
         positions = [math.nan if value is None else place[value] for value in values]
     else:
         log = min(numeric) > 0 and max(numeric) / min(numeric) > 20
@@ -151,11 +162,11 @@ def parallel_figure(record: ParallelRecord) -> go.Figure:
     """One line per trial, darker for better quality; dragging along an axis keeps the lines that cross there."""
     dimensions = [
         {
-            "label": html.escape(column.name),
+            "label": "<br>".join(map(html.escape, _heading(column.name))),
             "values": np.array(column.positions),
             "range": [column.low, column.high],
             "tickvals": [at for at, _ in column.ticks],
-            "ticktext": [text if len(text) <= 16 else text[:15] + "…" for _, text in column.ticks],
+            "ticktext": [_short(text) for _, text in column.ticks],
         }
         for column in record.columns
     ]
@@ -171,13 +182,28 @@ def parallel_figure(record: ParallelRecord) -> go.Figure:
             labelside="top",
         )
     )
-    return styled(figure, 420, margin={"l": 70, "r": 70, "t": 56, "b": 24})
+    most = max((len(column.ticks) for column in record.columns), default=0)
+    # Ticks stand to the left of their axis, so the first axis needs room for its own.
+    first = max((len(_short(text)) for column in record.columns[:1] for _, text in column.ticks), default=0)
+    left = max(70, 14 + 7 * first)
+    return styled(figure, max(420, 80 + _TICK * most), margin={"l": left, "r": 70, "t": 56, "b": 24})
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 16 else text[:15] + "…"
+
+
+def _heading(name: str) -> tuple[str, ...]:
+    """The name in the lines of an axis' label; a long one of several parts has two."""
+    first, dot, last = name.rpartition(".")
+    return (first, dot + last) if dot and len(name) > 15 else (name,)
 
 
 def parallel_panel(results: RunResults) -> Panel:
     """The panel; it wants at least two complete trials."""
     record = parallel_record(results)
     enough = len(record.numbers) > 1
+    longest = max((len(line) for column in record.columns for line in _heading(column.name)), default=0)
     caption = (
         "One line per complete trial; the stronger its colour, the better its quality. Drag along an axis to keep only "
         "the lines that cross there; drag a label to move its axis."
@@ -186,11 +212,13 @@ def parallel_panel(results: RunResults) -> Panel:
         caption += f" Drawn are the front and an even sample: {len(record.numbers):,} of {record.complete:,} trials."
     if record.left_out:
         caption += f" {record.left_out} less important parameters are left out."
+    if record.rare:
+        caption += f" Parameters that fewer than two of these trials have are left out, {record.rare} in all."
     return Panel(
         name="parallel",
         title="Parameters and objectives",
         caption=caption,
         views=(View("All", parallel_figure(record)),) if enough else (),
         empty="Two complete trials are needed to compare their parameters.",
-        min_width=90 * len(record.columns) + 70,
+        min_width=max(90, 7 * longest) * len(record.columns) + 70,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import plotly.graph_objects as go
@@ -60,6 +61,8 @@ class View:
 
     label: str
     figure: go.Figure
+    narrow: Mapping[str, Any] = field(default_factory=dict)
+    """What the figure has instead on a page of at most 640 pixels, by dotted path (`layout.yaxis.showticklabels`)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Panel:
     empty: str = ""
     min_width: int = 0
     """Pixels the figure needs; on a narrower page it scrolls inside its box."""
+    narrow_min_width: int | None = None
+    """The same on a page of at most 640 pixels, where it is less; None is `min_width`."""
 
 
 def sequence() -> list[tuple[float, str]]:

@@ -6,13 +6,15 @@ import base64
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from autopeft.dashboards.page import render
 
+from autopeft.domain.candidate import Insertion
+from autopeft.domain.results import Front, RunResults
 from autopeft.domain.trial import TrialStatus
 from tests.unit import dashboard_runs as runs
 
@@ -37,6 +39,19 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM.exists() and DRIVER.exists()), reason="Chromium and its driver are not installed"),
 ]
+
+
+def mixed(results: RunResults) -> RunResults:
+    """The same run with a mix of four methods in each trial."""
+    trials = []
+    for one in results.trials:
+        parts = [
+            Insertion(method=method, layers=one.trial.candidate.insertions[0].layers, modules=(), settings={"size": 8})
+            for method in ("serial", "parallel", "prefix", "lora-of-a-long-name")
+        ]
+        candidate = one.trial.candidate.model_copy(update={"insertions": tuple(parts)})
+        trials.append(replace(one, trial=one.trial.model_copy(update={"candidate": candidate})))
+    return replace(results, trials=tuple(trials), front=Front.of(results.objectives, trials))
 
 
 @dataclass
@@ -139,6 +154,52 @@ def test_every_figure_is_drawn_without_errors_or_sideways_scrolling(
     assert browser.errors() == []
     colour = browser.run("return document.querySelector('#figure-front')._fullLayout.font.color")
     assert colour == {"light": "#1f2430", "dark": "#e7e9ee"}[scheme]
+
+
+def test_on_a_phone_the_cells_of_the_layers_have_the_width_of_the_panel(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(mixed(runs.results(30))), encoding="utf-8")
+    plot = """const node = document.querySelector("#figure-layers"), layout = node._fullLayout;
+              return [layout.xaxis._length / node.parentElement.clientWidth,
+                      layout.annotations.map((one) => one.text), node.parentElement.scrollWidth, innerWidth]"""
+    browser.open(path, PHONE)
+    share, above, width, screen = browser.run(plot)
+    assert share > 0.85
+    assert width < screen
+    assert len(above) == len(mixed(runs.results(30)).front.members)
+    assert all("serial" in text for text in above)
+    beyond = browser.run(
+        """const box = document.querySelector("#figure-layers").parentElement.getBoundingClientRect();
+           return [...document.querySelectorAll("#figure-layers .annotation-text")]
+             .filter((one) => one.getBoundingClientRect().right > box.right).length"""
+    )
+    assert beyond == 0
+    browser.open(path, DESKTOP)
+    assert browser.run(plot)[1] == []
+
+
+def test_a_finger_moves_a_wide_figure_sideways_and_a_hint_says_so(browser: Browser, report: Path) -> None:
+    browser.open(report, PHONE)
+    state = """const box = document.querySelector("#figure-parallel").parentElement;
+               return [box.previousElementSibling.hidden, box.classList.contains("more"),
+                       box.scrollLeft, box.scrollWidth - box.clientWidth]"""
+    hidden, more, left, beyond = browser.run(state)
+    assert (hidden, more, left) == (False, True, 0)
+    assert beyond > 100
+    assert browser.run("return document.querySelector('.panel-layers .hint').hidden")
+    browser.run("document.querySelector('#figure-parallel').scrollIntoView({block: 'center', behavior: 'instant'})")
+    x, y = browser.run(
+        """const box = document.querySelector("#figure-parallel").getBoundingClientRect();
+           return [300, box.top + box.height / 2]"""
+    )
+    browser.command("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    for step in range(1, 11):
+        browser.command("Input.dispatchTouchEvent", type="touchMove", touchPoints=[{"x": x - 15 * step, "y": y}])
+    browser.command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.until(lambda: browser.run(state)[2] > 50)
+    browser.run("document.querySelector('#figure-parallel').parentElement.scrollLeft = 1e6")
+    browser.until(lambda: browser.run(state)[:2] == [False, False])
+    assert browser.errors() == []
 
 
 def test_no_script_of_a_trial_runs_and_no_button_uploads(browser: Browser, report: Path) -> None:

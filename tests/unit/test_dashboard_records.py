@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,11 +13,11 @@ from autopeft.dashboards.history import history_record
 from autopeft.dashboards.importance import importance_record
 from autopeft.dashboards.layers import layers_record
 from autopeft.dashboards.numbers import scale_of, text_of
-from autopeft.dashboards.parallel import GAP, parallel_record, parameter_column
+from autopeft.dashboards.parallel import GAP, parallel_panel, parallel_record, parameter_column
 from autopeft.dashboards.trials import spans, trials_record
 
 from autopeft.domain.objective import Direction, Unit
-from autopeft.domain.results import RunResults
+from autopeft.domain.results import Front, RunResults
 from autopeft.domain.trial import TrialStatus
 from tests.unit import dashboard_runs as runs
 
@@ -251,3 +252,52 @@ def test_numbers_have_units() -> None:
     assert scale_of(Unit.BYTES, [3 * 2**30, 2**30]).unit == "GiB"
     assert scale_of(Unit.COUNT, [10, 1e6]).log
     assert spans((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
+
+
+def with_methods(results: RunResults, methods: int) -> RunResults:
+    """The same run, in which each trial takes one of so many methods and has a knob of that method alone."""
+    trials = []
+    for one in results.trials:
+        method = f"m{one.trial.number % methods}"
+        knob = {f"method.{method}.rank": one.trial.number, "rate": 0.1 * one.trial.number}
+        trials.append(replace(one, trial=one.trial.model_copy(update={"parameters": {"method": method, **knob}})))
+    return replace(results, trials=tuple(trials), front=Front.of(results.objectives, trials), importance={})
+
+
+def test_an_axis_that_fewer_than_two_trials_have_is_left_out_and_the_caption_says_so() -> None:
+    results = with_methods(runs.results(60, kinds=[TrialStatus.COMPLETE]), 40)
+    record = parallel_record(results)
+    names = [column.name for column in record.columns]
+    assert names[:2] == ["method", "rate"], "what all trials have comes before the knobs of a few"
+    # Numbers 0 to 19 come back as 40 to 59, so that 20 methods have two trials and 20 have one.
+    assert record.rare == 20
+    assert record.left_out == 2 + 20 - 12
+    assert all(int(name.split(".")[1][1:]) < 20 for name in names[2:12])
+    assert f"fewer than two of these trials have are left out, {record.rare} in all" in parallel_panel(results).caption
+    assert "fewer than two" not in parallel_panel(runs.results(60)).caption
+
+
+def test_an_axis_of_many_values_is_high_enough_to_read_them_and_has_room_beside_it() -> None:
+    few, many = (
+        parallel_panel(with_methods(runs.results(60, kinds=[TrialStatus.COMPLETE]), count)).views[0].figure
+        for count in (4, 40)
+    )
+    assert (few.layout.height, few.layout.margin.l) == (420, 70)
+    assert many.layout.height >= 12 * 40
+    assert len(many.data[0].dimensions[0].ticktext) == 40
+
+
+def test_columns_that_few_trials_fill_come_last_in_the_table() -> None:
+    names = [column.name for column in trials_record(with_methods(runs.results(60), 40)).columns]
+    first = next(index for index, name in enumerate(names) if name.startswith("method."))
+    assert names[first - 2 : first] == ["method", "rate"]
+    assert all(name.startswith("method.") for name in names[first:])
+
+
+def test_a_label_on_a_phone_starts_with_trial_and_values_and_is_cut() -> None:
+    results = runs.results(30)
+    record = layers_record(results)
+    assert len(record.titles) == len(record.labels)
+    for title, one in zip(record.titles, results.front.members, strict=True):
+        assert title.startswith(f"#{one.trial.number}  {100 * one.values[0]:.1f} %")
+        assert len(title) <= 50
