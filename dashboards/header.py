@@ -10,7 +10,8 @@ from autopeft.domain.objective import Unit
 from autopeft.domain.results import PICKS, RunResults, ScoredTrial
 from autopeft.domain.trial import TrialStatus
 
-from .numbers import label, seconds, setting, text_of
+from .numbers import label, seconds, text_of
+from .trials import candidate_lines
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Card:
     """Every recommendation that it is: `knee`, `most-accurate`, `smallest`."""
     values: tuple[Number, ...]
     test: Number | None
-    parameters: str
+    candidate: str
+    """What was trained, in one line."""
     command: str
 
 
@@ -160,7 +162,7 @@ def cards(results: RunResults) -> tuple[Card, ...]:
                 picks=picks,
                 values=values,
                 test=None if score is None else Number(f"Test {metric}", text_of(score, unit), note),
-                parameters=" · ".join(f"{name} {setting(value)}" for name, value in one.trial.parameters.items()),
+                candidate=" · ".join(f"{what}: {how}" for what, how in candidate_lines(one.trial.candidate)),
                 command=f"autopeft export {results.record.name} --pick {picks[0]}",
             )
         )
