@@ -10,8 +10,7 @@ from autopeft.domain.objective import Unit
 from autopeft.domain.results import PICKS, RunResults, ScoredTrial
 from autopeft.domain.trial import TrialStatus
 
-from .numbers import label, seconds, text_of
-from .trials import candidate_lines
+from .numbers import candidate_lines, label, seconds, text_of
 
 
 @dataclass(frozen=True)

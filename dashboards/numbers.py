@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from autopeft.domain.candidate import Setting
+from autopeft.domain.candidate import Candidate, Setting
 from autopeft.domain.objective import Objective, Unit
 
 NONE = "\u2013"
@@ -114,3 +114,26 @@ def _scaled(value: float, steps: Iterable[tuple[float, str]], base: str) -> str:
             number = value / size
             return f"{number:.2f} {unit}" if abs(number) < 10 else f"{number:.1f} {unit}"
     return f"{value:,.0f} {base}".strip()
+
+
+def candidate_lines(candidate: Candidate) -> list[tuple[str, str]]:
+    """What is trained, one line per insertion."""
+    lines = [("Learning rate", f"{candidate.learning_rate:.4g}")]
+    for insertion in candidate.insertions:
+        knobs = ", ".join(f"{name} {setting(value)}" for name, value in insertion.settings.items())
+        where = ", ".join((f"layers {spans(insertion.layers)}", *insertion.modules))
+        lines.append((insertion.method, f"{where}; {knobs}" if knobs else where))
+    if not candidate.insertions:
+        lines.append(("Trained", "the head alone"))
+    return lines
+
+
+def spans(numbers: tuple[int, ...]) -> str:
+    """Ascending whole numbers with neighbours joined: `0-3, 5`; `none` for none."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "none"

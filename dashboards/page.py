@@ -127,7 +127,7 @@ def _card_html(card: Card) -> str:
     return (
         f'<article class="card"><h2>{badges}<button type="button" class="link" data-trial="{card.number}">'
         f'trial {card.number}</button></h2><dl class="numbers">{shown}</dl>'
-        f'<p class="parameters">{html.escape(card.parameters)}</p>'
+        f'<p class="parameters">{html.escape(card.candidate)}</p>'
         f'<div class="command"><code>{command}</code>'
         f'<button type="button" class="copy" aria-label="Copy the command: {command}">Copy</button></div></article>'
     )

@@ -6,14 +6,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from autopeft.domain.candidate import Candidate
 from autopeft.domain.measurements import Measurements, PeakMemory
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import RunResults, ScoredTrial
 from autopeft.domain.trial import Failure
 
 from .header import metric_unit, recommended, test_score
-from .numbers import NONE, label, seconds, setting, text_of
+from .numbers import NONE, candidate_lines, label, seconds, setting, text_of
 from .style import MANY_POINTS
 
 _DETAIL_CHARACTERS = 4000
@@ -134,18 +133,6 @@ def _details(one: ScoredTrial, full: bool) -> list[tuple[str, str]]:
     return lines
 
 
-def candidate_lines(candidate: Candidate) -> list[tuple[str, str]]:
-    """What is trained, one line per insertion."""
-    lines = [("Learning rate", f"{candidate.learning_rate:.4g}")]
-    for insertion in candidate.insertions:
-        knobs = ", ".join(f"{name} {setting(value)}" for name, value in insertion.settings.items())
-        where = ", ".join((f"layers {spans(insertion.layers)}", *insertion.modules))
-        lines.append((insertion.method, f"{where}; {knobs}" if knobs else where))
-    if not candidate.insertions:
-        lines.append(("Trained", "the head alone"))
-    return lines
-
-
 def measured_lines(measured: Measurements) -> list[tuple[str, str]]:
     """Every measured number with its unit; what was not measured has no line."""
     lines: list[tuple[str, str]] = []
@@ -184,14 +171,3 @@ def peak_text(peak: PeakMemory) -> str:
     """Live bytes, reserved bytes where they are known, and how they were obtained."""
     reserved = f", {text_of(peak.reserved_bytes, Unit.BYTES)} reserved" if peak.reserved_bytes is not None else ""
     return f"{text_of(peak.live_bytes, Unit.BYTES)}{reserved} ({peak.source.value.replace('_', ' ')})"
-
-
-def spans(numbers: tuple[int, ...]) -> str:
-    """Ascending whole numbers with neighbours joined: `0-3, 5`; `none` for none."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "none"

@@ -12,9 +12,9 @@ from autopeft.dashboards.header import header_record
 from autopeft.dashboards.history import history_record
 from autopeft.dashboards.importance import importance_record
 from autopeft.dashboards.layers import layers_record
-from autopeft.dashboards.numbers import scale_of, text_of
+from autopeft.dashboards.numbers import scale_of, spans, text_of
 from autopeft.dashboards.parallel import GAP, parallel_panel, parallel_record, parameter_column
-from autopeft.dashboards.trials import spans, trials_record
+from autopeft.dashboards.trials import trials_record
 
 from autopeft.domain.objective import Direction, Unit
 from autopeft.domain.results import Front, RunResults
