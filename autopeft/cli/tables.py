@@ -116,13 +116,20 @@ def knob_text(insertion: Insertion) -> str:
 
 
 def candidate_text(trial: Trial) -> str:
-    """What a candidate is, in one line: `rslora r16 · q,v · layers 3-5 · lr 0.0012`."""
-    parts = []
-    for insertion in trial.candidate.insertions:
-        parts.append(f"{insertion.method} {knob_text(insertion)}".rstrip())
-        if insertion.modules:
-            parts.append(",".join(short for role, short in _SHORT.items() if role in insertion.modules))
-        parts.append(f"layer{'s' if len(insertion.layers) != 1 else ''} {ranges(insertion.layers)}")
+    """What a candidate is, in one line: `rslora r16 · q,v · layers 3-5 · lr 0.0012`.
+
+    Insertions in the same layers stand together: `serial size 24 on out + prefix length 6 · layers 0,2 · lr 0.0001`.
+    """
+    insertions, parts = trial.candidate.insertions, []
+    for layers in dict.fromkeys(one.layers for one in insertions):
+        together = [one for one in insertions if one.layers == layers]
+        named = [f"{one.method} {knob_text(one)}".rstrip() for one in together]
+        modules = [",".join(short for role, short in _SHORT.items() if role in one.modules) for one in together]
+        if len(together) == 1:
+            parts += [named[0], *filter(None, modules)]
+        else:
+            parts.append(" + ".join(f"{name} on {at}" if at else name for name, at in zip(named, modules, strict=True)))
+        parts.append(f"layer{'s' if len(layers) != 1 else ''} {ranges(layers)}")
     if not parts:
         parts.append("head only")
     parts.append(f"lr {setting(trial.candidate.learning_rate)}")

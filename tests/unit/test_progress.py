@@ -7,6 +7,7 @@ from rich.console import Console
 
 from autopeft.app.objectives import load_objectives
 from autopeft.cli.progress import LiveProgress, PlainProgress
+from autopeft.cli.tables import candidate_text
 from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.candidate import Candidate, Insertion
 from autopeft.domain.events import Notice, RungReached, RunOpened, TrialEnded, TrialStarted
@@ -120,3 +121,14 @@ def test_the_live_display_of_a_resumed_run_begins_with_what_is_there(screen):
     Console(file=screen, width=120).print(progress.draw())
     assert "1 complete" in screen.getvalue()
     assert "0.750" in screen.getvalue()
+
+
+def test_a_mix_names_the_layers_that_its_parts_share_once():
+    parts = (
+        Insertion(method="serial", layers=(0, 2), modules=("ffn.out",), settings={"size": 24}),
+        Insertion(method="prefix", layers=(0, 2), modules=(), settings={"length": 6}),
+        Insertion(method="lora", layers=(1,), modules=("attention.query",), settings={"rank": 4}),
+    )
+    mix = trial(1).model_copy(update={"candidate": Candidate(insertions=parts, learning_rate=1e-4)})
+    text = "serial size 24 on out + prefix length 6 · layers 0,2 · lora r4 · q · layer 1 · lr 0.0001"
+    assert candidate_text(mix) == text
