@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from autopeft.domain.ports import TreatmentRules
+from autopeft.evaluate.pruning import criteria
 
 __all__ = ["CRITERIA"]
 
-CRITERIA: dict[str, TreatmentRules] = {}
+CRITERIA: dict[str, TreatmentRules] = {criterion.facts.name: criterion for criterion in criteria.ALL}
 """Every criterion that a candidate may name; a candidate without one keeps the whole backbone."""
