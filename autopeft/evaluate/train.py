@@ -132,8 +132,15 @@ class Training:
         learning_rate: float,
         device: torch.device,
         dtype: torch.dtype,
+        done: int = 0,
+        planned: int | None = None,
     ) -> None:
-        """`batches` holds `gradient_accumulation` batches per step, in the order of training."""
+        """A training, or one phase of it.
+
+        `batches` holds `gradient_accumulation` batches per step, in the order of training. Steps are counted on from
+        `done`, those of earlier phases, and rungs are shares of the `planned` steps of all phases; the schedule of the
+        learning rate is the phase's own.
+        """
         # A decoder's cache of keys and values serves generation only; training would keep it for nothing.
         inserted.base.config.use_cache = False
         self._inserted = inserted
@@ -144,7 +151,9 @@ class Training:
         self._dtype = dtype
         self._accumulate = spec.gradient_accumulation
         self.steps = len(batches) // self._accumulate
-        self._rungs = frozenset(rung_steps(spec, self.steps))
+        self._done = done
+        self._planned = planned or done + self.steps
+        self._rungs = frozenset(rung_steps(spec, self._planned))
         self._parameters = inserted.trainable()
         self._optimizer = inserted.optimizer(learning_rate, spec.weight_decay)
         self._schedule = get_scheduler(
@@ -164,9 +173,9 @@ class Training:
                 training_mode(self._model, self._inserted.base, self._inserted.layout)
             started = time.perf_counter()
             loss, tokens = self._step(number)
-            if number + 1 in self._rungs:
+            if self._done + number + 1 in self._rungs:
                 wait(self._device)
-            yield Step(number + 1, loss, tokens, time.perf_counter() - started)
+            yield Step(self._done + number + 1, loss, tokens, time.perf_counter() - started)
 
     def free(self) -> None:
         """Drop gradients and optimiser state, which prediction does not need."""
@@ -187,7 +196,8 @@ class Training:
                     loss = self._model(**inputs).loss / self._accumulate
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise NotFiniteError(f"the training loss is {value} in step {number + 1} of {self.steps}")
+                    at = f"{self._done + number + 1} of {self._planned}"
+                    raise NotFiniteError(f"the training loss is {value} in step {at}")
                 loss.backward()
                 total += value
                 del loss, inputs
@@ -195,7 +205,7 @@ class Training:
                 torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.clip_norm)
             self._optimizer.step()
             self._schedule.step()
-            self._inserted.after_step(number + 1)
+            self._inserted.after_step(self._done + number + 1)
             self._optimizer.zero_grad(set_to_none=True)
         return total, sum(batch.tokens for batch in self._of(number))
 

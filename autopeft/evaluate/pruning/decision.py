@@ -71,9 +71,7 @@ def _kept_alone(scores: Any, ratio: float) -> tuple[int, ...]:
     return _kept_together([scores], ratio, at_least=0)[0][0]
 
 
-def _kept_together(
-    scores: Sequence[Any], ratio: float, at_least: int
-) -> tuple[tuple[tuple[int, ...], ...], int]:
+def _kept_together(scores: Sequence[Any], ratio: float, at_least: int) -> tuple[tuple[tuple[int, ...], ...], int]:
     """Indices that stay of each list when the lowest of all are dropped, and how many were spared as the last ones.
 
     The number dropped is exact: where one is spared, the next lowest goes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from autopeft.evaluate.pruning.wiring import Wiring, projection_rows, set_counts
 from autopeft.evaluate.untouched import Untouched
 
 T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Folded:
@@ -71,9 +72,7 @@ def prune(
 
 
 class _Surgery:
-    def __init__(
-        self, untouched: Untouched, layout: ModelLayout, pruned: Pruned, live: Mapping[str, LiveSite]
-    ) -> None:
+    def __init__(self, untouched: Untouched, layout: ModelLayout, pruned: Pruned, live: Mapping[str, LiveSite]) -> None:
         self._untouched = untouched
         self._model = untouched.model
         self._layout = layout

@@ -61,7 +61,8 @@ def find_wiring(model: Any, layout: ModelLayout, inputs: Mapping[str, torch.Tens
     """
     layer = layout.layers[0]
     shape = head_shape(layer, layout)
-    assert shape is not None and 1 <= keep < shape.groups  # the rules refuse anything else
+    assert shape is not None  # the rules refuse anything else
+    assert 1 <= keep < shape.groups
     arguments, named = _call_of(model, layer, inputs)
     # The first groups go: were the last ones dropped, an offset left as it was could pass unnoticed.
     kept = list(range(shape.groups - keep, shape.groups))
