@@ -9,7 +9,7 @@ from autopeft.domain.errors import Problem
 from autopeft.domain.layout import LayerLayout, ModelLayout
 from autopeft.domain.method import TreatmentFacts
 from autopeft.domain.space import ChoiceDomain, Domain, FloatDomain
-from autopeft.evaluate.pruning.shape import KNOBS, dropped, ffn_units, head_shape, sites
+from autopeft.evaluate.pruning.shape import KNOBS, dropped, ffn_units, head_shape
 
 _RATIO = FloatDomain(low=0.0, high=0.99)
 SETTINGS: Mapping[str, Domain] = {
@@ -35,7 +35,6 @@ DEFAULTS: Mapping[str, Setting] = {
     "masks": "discard",
 }
 """The published script's; the share is ours, as the script counts 800 steps."""
-RATIOS = ("heads", "ffn", "modules", "ranks")
 
 
 class Criterion:
@@ -56,16 +55,15 @@ class Criterion:
             found.append(
                 Problem("pruning", "weights in 4 or 8 bits cannot be cut", "16 or 32 bits", "Leave out --load-in.")
             )
-        methods = _of_methods(candidate)
-        found += methods
-        ratios = {name: float(pruning.settings[name]) for name in RATIOS}
-        if ratios["heads"] > 0:
-            found += _of_heads(ratios["heads"], layout)
-        if ratios["ffn"] > 0:
-            found += _of_units(ratios["ffn"], str(pruning.settings["ffn_scope"]), layout)
-        if ratios["heads"] > 0 or ratios["ffn"] > 0:
+        found += _of_methods(candidate)
+        heads, ffn = float(pruning.settings["heads"]), float(pruning.settings["ffn"])
+        if heads > 0:
+            found += _of_heads(heads, layout)
+        if ffn > 0:
+            found += _of_units(ffn, str(pruning.settings["ffn_scope"]), layout)
+        if heads > 0 or ffn > 0:
             found += _of_unknown_parts(layout)
-        return found if methods else found + _of_modules(ratios, candidate, layout)
+        return found
 
 
 def _of_settings(facts: TreatmentFacts, pruning: Pruning) -> list[Problem]:
@@ -186,29 +184,6 @@ def _of_unknown_parts(layout: ModelLayout) -> list[Problem]:
                 )
             ]
     return []
-
-
-def _of_modules(ratios: Mapping[str, float], candidate: Candidate, layout: ModelLayout) -> list[Problem]:
-    every = sites(candidate.insertions, layout)
-    if not every:
-        return []
-    left = len(every) - dropped(ratios["modules"], len(every))
-    if left < 1:
-        return [_none_left("modules", ratios["modules"], len(every), "PEFT modules")]
-    # The survivors are not known yet: with the fewest ranks that they can have.
-    fewest = _fewest([site.ranks for site in every], left)
-    if dropped(ratios["ranks"], fewest) >= fewest:
-        return [_none_left("ranks", ratios["ranks"], fewest, "ranks")]
-    return []
-
-
-def _fewest(ranks: Sequence[int], left: int) -> int:
-    return sum(sorted(ranks)[:left])
-
-
-def _none_left(name: str, ratio: float, count: int, what: str) -> Problem:
-    allowed = f"below {(count - 0.5) / count:.3g}"
-    return Problem(name, f"{ratio:g} leaves none of the {count} {what}", allowed, f"Lower the ratio of {name}.")
 
 
 def _facts(name: str, title: str, paper: str, summary: str) -> TreatmentFacts:

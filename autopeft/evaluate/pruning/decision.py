@@ -47,8 +47,9 @@ def decide(scores: Scores, settings: Mapping[str, Setting]) -> Decision:
     """Prune by the ratios `heads`, `ffn`, `modules` and `ranks` of the settings; Light-PEFT, table of the pruning step.
 
     Heads per layer; FFN units over all layers together or per layer (`ffn_scope`), of which every layer keeps one;
-    modules over all of them; ranks over all of the surviving modules, of which one without ranks is left out. Among
-    equal scores the lower index goes first, and then the lower layer, so that equal layers lose equally.
+    modules over all of them; ranks over all of the surviving modules, of which one without ranks is left out. One
+    module and one rank stay in any case: few modules times a high ratio may round to none. Among equal scores the
+    lower index goes first, and then the lower layer, so that equal layers lose equally.
     """
     heads = units = None
     spared = 0
@@ -82,7 +83,7 @@ def _kept_together(scores: Sequence[Any], ratio: float, at_least: int) -> tuple[
     layer = np.concatenate([np.full(len(one), number) for number, one in enumerate(scores)])
     index = np.concatenate([np.arange(len(one)) for one in scores])
     left = [len(one) for one in scores]
-    to_drop, spared = dropped(ratio, len(values)), 0
+    to_drop, spared = min(dropped(ratio, len(values)), max(0, len(values) - 1)), 0
     gone: list[set[int]] = [set() for _ in scores]
     for position in np.lexsort((layer, index, values)):
         if to_drop == 0:
