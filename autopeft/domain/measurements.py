@@ -97,6 +97,9 @@ class Measurements(BaseModel):
     kept_parameters: int | None = None
     """Parameters of the pruned model in all."""
     layer_scores: tuple[tuple[int, tuple[float, ...]], ...] = ()
-    """Importance of every layer over time: optimiser steps done, and one score per layer, higher is more important."""
+    """Importance of layers over time: optimiser steps done, and a score for each of `scored_layers`, higher is more
+    important."""
+    scored_layers: tuple[int, ...] = ()
+    """The layers that held something trainable, ascending, where a policy scored them."""
     device: str = ""
     dtype: str = ""

@@ -196,7 +196,17 @@ class TrialRun:
         bench = self._bench
         rate = self._task.candidate.learning_rate
         self._training = training = Training(
-            inserted, batches, bench.spec.training, rate, bench.device, bench.dtype, done, planned
+            inserted,
+            batches,
+            bench.spec.training,
+            rate,
+            bench.device,
+            bench.dtype,
+            done,
+            planned,
+            # An estimation scores what it may prune by gradients of every layer.
+            self._task.candidate.policy if peak == "train_peak" else None,
+            self._task.seed,
         )
         self._peak = peak
         yield from training.run()
@@ -220,6 +230,10 @@ class TrialRun:
         assert self._training is not None  # a step was done
         peak, limit = self._training.meter.peak(), self._bench.spec.max_memory
         self._found[self._peak] = peak
+        if self._peak == "train_peak":
+            self._found["train_mean_bytes"] = self._training.meter.mean_bytes()
+            if scores := self._training.layer_scores():
+                self._found |= {"layer_scores": scores, "scored_layers": self._training.gates.layers}
         if peak is not None and limit is not None and peak.live_bytes > limit:
             raise OverLimitError(peak, int(limit))
 
