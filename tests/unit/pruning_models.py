@@ -38,12 +38,18 @@ def insertion_of(method: str, layout: ModelLayout, ranks: int = 4, layers: tuple
 
 
 def toy(kind: str) -> Any:
-    """A frozen classifier; at the usual width of its first weights, whatever is taken out of so small a one is lost in
-    rounding."""
+    """A frozen classifier without dropout.
+
+    At the usual width of first weights, whatever is taken out of so small a one would be lost in rounding.
+    """
     torch.manual_seed(0)
     config = config_of(kind, **({"init_std": 0.2} if kind == "opt" else {"initializer_range": 0.2}))
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.config.pad_token_id = model.config.pad_token_id or 0
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout))):
+                setattr(module, name, 0.0)
     return model.requires_grad_(False)
 
 
