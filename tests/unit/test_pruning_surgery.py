@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import autopeft
+from autopeft.domain.layout import Role
 from autopeft.evaluate.artefact import RECORD, save_adapter
+from autopeft.evaluate.pruning.counts import kept_peft_parameters, lost_block_parameters
 from autopeft.evaluate.pruning.live import LoraSite
-from autopeft.evaluate.pruning.shape import dropped, head_shape
+from autopeft.evaluate.pruning.shape import dropped
 from tests.unit.model_state import assert_same, state_of
 from tests.unit.pruning_models import KINDS, METHODS, MORE_KINDS, Bed, masked, padded, toy
 
@@ -172,34 +174,22 @@ def test_folded_masks_say_what_the_live_ones_said(kind: str) -> None:
         torch.testing.assert_close(found, again.logits(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("methods", [("lora",), ("serial", "parallel")], ids=case_name)
 @pytest.mark.parametrize("kind", [*KINDS, *MORE_KINDS])
-def test_parameters_after_pruning_are_the_closed_form(kind: str) -> None:
-    bed = Bed(kind, ("lora",), masks="discard")
+def test_parameters_after_pruning_are_the_closed_form(kind: str, methods: tuple[str, ...]) -> None:
+    bed = Bed(kind, methods)
     bed.train(4)
-    before = sum(part.numel() for name, part in bed.model.named_parameters() if "pruning_masks" not in name)
-    bed.estimation.prune()
+    copied = bed.estimation.prune()
     decision, layout = bed.inserted.pruned.decision, bed.layout
-    lost = 0
-    for layer in layout.layers:
-        shape = head_shape(layer, layout)
-        groups = shape.groups - len(decision.heads[layer.index])
-        rows = {
-            "attention.query": groups * shape.queries * shape.head_dim,
-            "attention.key": groups * shape.head_dim,
-            "attention.value": groups * shape.head_dim,
-            "attention.qkv": groups * (shape.queries + 2) * shape.head_dim,
-        }
-        gone = layer.module("ffn.out").in_features - len(decision.units[layer.index])
-        rows |= {"ffn.in": gone, "ffn.gate": gone}
-        columns = {"attention.output": groups * shape.queries * shape.head_dim, "ffn.out": gone}
-        for module in layer.modules:
-            out, into = rows.get(module.role.value, 0), columns.get(module.role.value, 0)
-            lost += out * (module.in_features + module.bias) + into * module.out_features
-            ranks = len(decision.ranks.get(f"0:{module.path}", ()))
-            lost += 4 * (module.in_features + module.out_features)
-            lost -= ranks * (module.in_features - into + module.out_features - out)
-    assert sum(part.numel() for part in bed.model.parameters()) == before - lost
+    peft = kept_peft_parameters(bed.candidate.insertions, layout, decision)
+    lost = lost_block_parameters(layout, decision)
+    assert lost > layout.layers[0].parameters
+    assert sum(part.numel() for part in bed.inserted.trainable()) == peft + layout.head_parameters
+    assert sum(part.numel() for part in bed.model.parameters()) == layout.parameters - lost + peft
+    cut = [module for layer in layout.layers for module in layer.modules]
+    biases = [one for one in cut if one.bias and one.role not in (Role.ATTENTION_OUTPUT, Role.FFN_OUT)]
+    whole = sum(one.in_features * one.out_features for one in cut) + sum(one.out_features for one in biases)
+    assert copied == 4 * whole, "every weight that was cut, in float32, before it was"
     for live in bed.live.values():
-        if live.site.key in decision.ranks:
-            assert isinstance(live, LoraSite)
+        if isinstance(live, LoraSite) and live.site.key in decision.ranks:
             assert live.layer.r["i0"] == len(decision.ranks[live.site.key])
