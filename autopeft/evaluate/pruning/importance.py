@@ -5,7 +5,7 @@ Light-PEFT (Gu et al., Findings of ACL 2024), section 3.2. `importance_reference
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,21 @@ class Importance:
         """By key of the site: mean over steps of |mean_i A dL/dA| + |mean_o B dL/dB|, float64 `[ranks]` on the CPU."""
         steps = max(1, (self._forwards - self._first) // self._per_step)
         return {key: total.double().cpu() / steps for key, total in self._ranks.items()}
+
+    def state(self) -> dict[str, Any]:
+        """The sums so far, on the CPU; between two steps."""
+        return {
+            "forwards": self._forwards,
+            "modules": {key: total.to("cpu", copy=True) for key, total in self._modules.items()},
+            "ranks": {key: total.to("cpu", copy=True) for key, total in self._ranks.items()},
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, as if never interrupted."""
+        self._forwards = int(state["forwards"])
+        for name, sums in (("modules", self._modules), ("ranks", self._ranks)):
+            for key, total in sums.items():
+                total.copy_(state[name][key])
 
     def remove(self) -> None:
         """Take every hook out of the model."""

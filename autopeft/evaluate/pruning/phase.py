@@ -65,6 +65,14 @@ def wiring_of(
         return find_wiring(model, layout, rows, keep)
 
 
+def apply(untouched: Untouched, inserted: Inserted, pruned: Pruned) -> int:
+    """Cut a composed model as was decided, now or before an interruption; returns the bytes copied."""
+    assert inserted.composed is not None
+    inserted.composed, copied = prune(untouched, inserted.composed, inserted.insertions, inserted.layout, pruned)
+    inserted.pruned = pruned
+    return copied
+
+
 class Estimation:
     """Masks in the model and importance watched, from the start of the estimation to the pruning step.
 
@@ -111,8 +119,6 @@ class Estimation:
 
         `inserted` then holds what is left of the insertions and what was pruned.
         """
-        composed = self._inserted.composed
-        assert composed is not None
         if self._importance is not None:
             self._importance.remove()
         self._masks.remove()
@@ -120,11 +126,16 @@ class Estimation:
         if self._pruning.settings["masks"] == "fold":
             folded = Folded(_values(self._masks.heads), _values(self._masks.units))
         pruned = Pruned(decide(self._scores(), self._pruning.settings), self._wiring, folded)
-        self._inserted.composed, copied = prune(
-            self._untouched, composed, self._inserted.insertions, self._layout, pruned
-        )
-        self._inserted.pruned = pruned
-        return copied
+        return apply(self._untouched, self._inserted, pruned)
+
+    def state(self) -> dict[str, Any]:
+        """What the decision will depend on beside the weights, masks included, which are the training's to keep."""
+        return {} if self._importance is None else {"importance": self._importance.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same candidate and seed, as if never interrupted."""
+        if self._importance is not None:
+            self._importance.load(state["importance"])
 
     def _scores(self) -> Scores:
         if self._importance is not None:
