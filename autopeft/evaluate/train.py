@@ -273,7 +273,7 @@ class Training:
             batches=self._batches,
             optimizer=self._optimizer,
             probe=self._probe,
-            backward=self._backward,
+            gradient_norms=self._gradient_norms,
         )
         return POLICIES[policy.name].start(context)
 
@@ -291,10 +291,22 @@ class Training:
         self._training_mode()
         return total / sum(batch.rows for batch in batches)
 
-    def _backward(self, batch: Batch) -> None:
-        """Add the gradients of one batch to those that are there."""
-        with self.meter.aside(self.steps * batch_size(batch)):
-            self._loss(batch).backward()
+    def _gradient_norms(self, batches: Sequence[Batch]) -> list[float]:
+        """Norm of the gradient of every parameter in evaluation mode; leaves no gradients."""
+        self._model.eval()
+        total = sum(batch.rows for batch in batches)
+        for batch in batches:
+            # A backward pass counts for more than the forward pass of a probe.
+            with self.meter.aside(batch_size(batch) * (1 + len(self.gates.layers))):
+                loss = self._loss(batch) * (batch.rows / total)
+                if loss.requires_grad:
+                    loss.backward()
+                del loss
+        norms = [0.0 if part.grad is None else float(part.grad.norm()) for part in self._parameters]
+        for part in self._parameters:
+            part.grad = None
+        self._training_mode()
+        return norms
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         inputs = moved(batch, self._device)

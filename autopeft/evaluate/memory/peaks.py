@@ -25,7 +25,7 @@ class PeakMeter(Protocol):
         ...
 
     def aside(self, size: int) -> AbstractContextManager[None]:
-        """Around what is done between two steps on so many rows times tokens: counts for the peak, not for the mean."""
+        """Around what is done between two steps on such a size: counts for the peak, not for the mean."""
         ...
 
     def add(self, tensors: Iterable[torch.Tensor]) -> None:

@@ -37,8 +37,9 @@ class Context:
     optimizer: torch.optim.Optimizer
     probe: Callable[[Sequence[Batch]], float]
     """Mean loss per row in evaluation mode, without gradients; leaves the model in training mode."""
-    backward: Callable[[Batch], None]
-    """One forward and backward pass in training mode, which adds to the gradients."""
+    gradient_norms: Callable[[Sequence[Batch]], list[float]]
+    """Norm of the gradient of every parameter that may train, in evaluation mode, so without dropout; 0 where there is
+    none. Leaves no gradients, and the model in training mode."""
 
 
 class RunningPolicy:
