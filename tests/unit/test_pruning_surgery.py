@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BloomConfig,
+    FalconConfig,
+    GPTNeoXConfig,
+    Qwen3Config,
+    StableLmConfig,
+)
 
 import autopeft
+from autopeft.domain.errors import UserError
 from autopeft.domain.layout import Role
 from autopeft.evaluate.artefact import RECORD, save_adapter
 from autopeft.evaluate.pruning.counts import kept_peft_parameters, lost_block_parameters
 from autopeft.evaluate.pruning.live import LoraSite
-from autopeft.evaluate.pruning.shape import dropped
+from autopeft.evaluate.pruning.shape import GROUPS, dropped
+from autopeft.evaluate.pruning.wiring import Wiring
 from tests.unit.model_state import assert_same, state_of
 from tests.unit.pruning_models import KINDS, METHODS, MORE_KINDS, Bed, masked, padded, toy
 
+WIDE = {
+    "vocab_size": 22,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "initializer_range": 0.2,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+}
 CASES = [(kind, (method,)) for kind in KINDS for method in METHODS]
 CASES += [(kind, ("lora", "serial", "parallel")) for kind in (*KINDS, *MORE_KINDS)]
 
@@ -46,6 +68,50 @@ def test_a_pruned_model_says_what_the_masked_one_says(kind: str, methods: tuple[
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found, whole, atol=1e-3), "something was pruned"
     assert bed.inserted.composed.names == names, "nothing of the PEFT modules went"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (GPTNeoXConfig(**WIDE), Wiring(fused=GROUPS)),
+        (
+            FalconConfig(**WIDE, multi_query=False, new_decoder_architecture=False),
+            Wiring(fused=GROUPS, per_group={"hidden_size": 8, "num_heads": 1, "split_size": 8, "num_kv_heads": 1}),
+        ),
+        (Qwen3Config(**WIDE, num_key_value_heads=2, head_dim=8), Wiring()),
+        (StableLmConfig(**WIDE, num_key_value_heads=2), None),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_attention_that_counts_otherwise_is_found_out(config: Any, expected: Wiring | None) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    found = []
+    for prune in (True, False):
+        bed = Bed("", ("lora", "parallel"), "random", model=model, modules=0.0, ranks=0.0)
+        assert expected is None or bed.wiring == expected
+        bed.randomise()
+        bed.masks.remove()
+        if prune:
+            bed.estimation.prune()
+            decision = bed.inserted.pruned.decision
+            found.append(bed.logits())
+        else:
+            with masked(model, bed.layout, decision.heads, decision.units):
+                found.append(bed.logits())
+        bed.untouched.restore()
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_with_a_bias_per_head_is_refused_and_not_guessed_at() -> None:
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=22, hidden_size=32, n_layer=3, n_head=4, pad_token_id=0)
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    with pytest.raises(
+        UserError, match="no way was found to take heads out of the attention of the model type 'bloom'"
+    ):
+        Bed("", ("serial",), model=model)
+    assert Bed("", ("lora",), model=model, heads=0.0).estimation.prune() > 0
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *MORE_KINDS])

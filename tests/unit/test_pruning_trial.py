@@ -26,7 +26,9 @@ from autopeft.evaluate.pruning.record import folded_tensors, from_record, to_rec
 from autopeft.evaluate.pruning.wiring import Wiring
 from autopeft.evaluate.train import Training
 from autopeft.evaluate.untouched import removed_afterwards
+from tests.unit.causal_models import lora_of
 from tests.unit.evaluate_trials import opened, run, spec_of, task_of
+from tests.unit.test_causal_trial import spec_of as language_spec
 
 STEPS = 20
 SETTINGS = {**DEFAULTS, "heads": 0.25, "modules": 0.5, "estimation": 0.3}
@@ -262,6 +264,33 @@ def test_adapters_are_pruned_too(shared: TorchEvaluator, tmp_path: Path, method:
     assert outcome.status is TrialStatus.COMPLETE, outcome.failure
     assert outcome.measurements is not None
     assert len(outcome.measurements.inserted_modules) <= 3
+
+
+def test_the_head_alone_can_be_trained_on_a_pruned_backbone(shared: TorchEvaluator, tmp_path: Path) -> None:
+    task = pruned(shared, tmp_path)
+    task = task.model_copy(update={"candidate": task.candidate.model_copy(update={"insertions": ()})})
+    outcome, _ = run(shared, task)
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    assert outcome.measurements is not None
+    assert outcome.measurements.trainable_parameters == outcome.measurements.head_parameters == 34
+    assert shared.score_test(tmp_path / "artefact-0")["accuracy"] > 0
+
+
+@pytest.mark.slow
+def test_a_language_model_is_pruned_and_still_writes(tmp_path: Path) -> None:
+    evaluator = opened(language_spec(tmp_path, data={"metric": "exact_match"}))
+    bench = evaluator._bench
+    pruning = Pruning(criterion="light-peft", settings={**SETTINGS, "heads": 0.5})
+    candidate = lora_of(bench.layout).model_copy(update={"pruning": pruning})
+    task = EvaluationTask(number=0, attempt=0, seed=5, candidate=candidate, artefact_dir=str(tmp_path / "0"))
+    outcome, _ = run(evaluator, task)
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    with removed_afterwards(bench.untouched):
+        model = load_adapter(bench.model, tmp_path / "0", bench.untouched)
+        scored = bench.validation.score(model, bench.device, bench.dtype)
+    assert outcome.measurements is not None
+    assert scored.quality == outcome.measurements.quality
+    assert bench.untouched.differences() == []
 
 
 def test_ordinary_half_precision_weights_can_be_cut(folder: Path, tmp_path: Path) -> None:
