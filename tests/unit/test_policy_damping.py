@@ -66,7 +66,7 @@ def test_damped_by_0_the_method_is_absent_and_then_back_exactly(method: str, kin
         assert torch.equal(again, there)
 
 
-@pytest.mark.parametrize("method", ["dora", "lora-plus", "lora-fa", "monteclora"])
+@pytest.mark.parametrize("method", ["dora", "lora-plus", "monteclora"])
 def test_ist_trains_methods_with_magnitudes_optimisers_or_losses_of_their_own(method: str) -> None:
     policy = policy_of("ist", interval=2, trained=0.5)
     with training("bert", policy, method=method, steps=5) as (run, _):

@@ -7,11 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from autopeft.domain.candidate import Policy
+from autopeft.domain.candidate import Candidate, Policy
 from autopeft.evaluate.insertion import Inserted
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.train import Training
-from tests.unit.policy_runs import head_parameters, model_of, moved_layers, policy_of, rows, training, values
+from tests.unit.policy_runs import (
+    head_parameters,
+    insertion_of,
+    model_of,
+    moved_layers,
+    policy_of,
+    rows,
+    training,
+    values,
+)
 
 SOME = {
     "ist": policy_of("ist", interval=3, probes=3, trained=0.5, rate=30.0),
@@ -245,3 +256,26 @@ def test_the_heaviest_step_is_watched_and_the_mean_lies_below_the_peak() -> None
     assert mean is not None
     assert peak.live_bytes == exact.live_bytes
     assert mean < peak.live_bytes
+
+
+@pytest.mark.slow
+def test_every_method_that_is_not_refused_can_be_trained_layer_by_layer() -> None:
+    policy, tried, refused = policy_of("lisa", layers=1, interval=1), [], []
+    layout = inspect_layout(model_of("llama"))
+    calibrated = ("eva", "corda", "lora-ga")  # need training rows, and train as LoRA does
+    for method in METHODS:
+        insertion = insertion_of(layout, method)
+        if METHODS[method].problems(insertion, layout) or method in calibrated:
+            continue
+        candidate = Candidate(insertions=(insertion,), learning_rate=1e-3, policy=policy)
+        if POLICIES["lisa"].problems(candidate, layout):
+            refused.append(method)
+            continue
+        tried.append(method)
+        with training("llama", policy, method=method, steps=1) as (run, _):
+            for _ in run.run():
+                closed = [layer for layer in run.gates.layers if layer not in run.gates.open]
+                frozen = [p for layer in closed for p in run.gates.parameters(layer) if not p.requires_grad]
+                assert frozen, method
+    assert {"adalora", "lora-fa", "unilora", "tinylora"} <= set(refused)
+    assert len(tried) > 40

@@ -43,6 +43,9 @@ class StorageTracker(TorchDispatchMode):
         return result
 
     def _see(self, tensor: torch.Tensor) -> None:
+        if tensor.layout is torch.sparse_coo:
+            self.register((tensor._indices(), tensor._values()))
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         known = self._storages.get(key)
