@@ -261,7 +261,7 @@ class Training:
             raise ValueError(f"{method.name} keeps state of its own between the steps, which cannot be saved")
 
     def _started(self, policy: Policy | None, seed: int) -> RunningPolicy | None:
-        if policy is None:
+        if policy is None or not self.gates.layers:  # a pruning may have taken every module away
             return None
         context = Context(
             base=self._inserted.base,

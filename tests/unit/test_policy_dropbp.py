@@ -19,7 +19,7 @@ from autopeft.evaluate.policies.dropbp import _Running, allocated, branch_flops,
 from tests.unit.policy_runs import insertion_of, model_of, policy_of, rows, training
 from tests.unit.space_layouts import BERT, layout
 
-POLICY = policy_of("dropbp", rate=0.5)
+POLICY = policy_of("dropbp", drop=0.5)
 ENDS = {
     "bert": ("attention.output.dense", "output.dense"),
     "llama": ("self_attn.o_proj", "mlp.down_proj"),
@@ -142,7 +142,7 @@ def test_every_step_keeps_a_useful_branch_and_costs_at_most_its_share() -> None:
 
 
 def test_sensitivity_is_the_change_of_gradient_norms() -> None:
-    with training("llama", policy_of("dropbp", rate=0.5, sensitivity_at=0.0), dropout=0.3, steps=4) as (run, inserted):
+    with training("llama", policy_of("dropbp", drop=0.5, sensitivity_at=0.0), dropout=0.3, steps=4) as (run, inserted):
         policy = run._policy
         assert isinstance(policy, _Running)
         generator = torch.Generator().manual_seed(1)
@@ -172,7 +172,7 @@ def test_sensitivity_is_the_change_of_gradient_norms() -> None:
 
 
 def test_branches_are_dropped_evenly_until_their_sensitivity_is_known() -> None:
-    with training("bert", policy_of("dropbp", rate=0.5, sensitivity_at=0.4), steps=10) as (run, _):
+    with training("bert", policy_of("dropbp", drop=0.5, sensitivity_at=0.4), steps=10) as (run, _):
         policy = run._policy
         assert isinstance(policy, _Running)
         rates = [policy._rates for _ in itertools.takewhile(lambda step: step.number <= 10, run.run())]

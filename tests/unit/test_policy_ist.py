@@ -233,7 +233,7 @@ def learnable(number: int) -> Batch:
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_ist_ranks_first_the_only_layers_that_can_matter(kind: str, reward: str) -> None:
     rate = 10.0 if reward == "exponential" else 0.3
-    policy = policy_of("ist", interval=4, probes=6, trained=0.5, factor=0.0, rows=96, reward=reward, rate=rate)
+    policy = policy_of("ist", interval=4, probes=6, trained=0.5, factor=0.0, rows=96, reward=reward, score_rate=rate)
     model = planted(kind)
     with training(kind, policy, steps=80, model=model, batch=learnable) as (run, _):
         often = [0] * 4

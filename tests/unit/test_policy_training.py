@@ -25,13 +25,13 @@ from tests.unit.policy_runs import (
 )
 
 SOME = {
-    "ist": policy_of("ist", interval=3, probes=3, trained=0.5, rate=30.0),
+    "ist": policy_of("ist", interval=3, probes=3, trained=0.5, score_rate=30.0),
     "random-sparse": policy_of("random-sparse", trained=0.5),
     "lisa": policy_of("lisa", layers=1, interval=2),
     "top-layers": policy_of("top-layers", layers=2),
     "gradual-unfreeze": policy_of("gradual-unfreeze", interval=2),
 }
-DROPPING = policy_of("dropbp", rate=0.5, sensitivity_at=0.3)
+DROPPING = policy_of("dropbp", drop=0.5, sensitivity_at=0.3)
 """It closes no layer, so that it is told apart here."""
 KINDS = ("bert", "llama")
 

@@ -29,7 +29,9 @@ BERT_BASE = {
 PACKAGED = (
     "autopeft",
     "autopeft-plus",
+    "full",
     "houlsby",
+    "ist",
     "light-peft",
     "lora",
     "mam",
@@ -103,6 +105,10 @@ def test_every_point_of_every_space_can_be_put_into_the_model(kind, task, tmp_pa
             assert len(frozenset().union(*claims)) == sum(len(claim) for claim in claims)
             if candidate and candidate.pruning:
                 assert CRITERIA[candidate.pruning.criterion].problems(candidate, layout) == []
+            if candidate and candidate.policy:
+                rules = POLICIES[candidate.policy.name]
+                assert rules.problems(candidate, layout) == []
+                assert set(candidate.policy.settings) == set(rules.facts.settings)
 
 
 def test_the_space_of_all_methods_holds_every_method_that_does_not_say_why_it_is_left_out(tmp_path):

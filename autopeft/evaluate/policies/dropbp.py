@@ -94,7 +94,7 @@ class _Running(RunningPolicy):
         widths = [batch.inputs["input_ids"].shape[1] for batch in batches]
         tokens = sum(widths) / len(widths)
         self._flops = [cost for layer in layout.layers for cost in branch_flops(layer, layout, tokens)]
-        self._rate = float(context.settings["rate"])
+        self._rate = float(context.settings["drop"])
         self._rates: tuple[float, ...] = (self._rate,) * len(self._flops)
         self._useful = _useful(context)
         self._turn = max(1, round(float(context.settings["sensitivity_at"]) * context.steps))
@@ -190,7 +190,7 @@ POLICY = DropBp(
         paper="Woo et al., NeurIPS 2024 (arXiv:2402.17812)",
         summary="Leaves residual branches out of the backward pass, at random and more often those to which the "
         "gradients are less sensitive; the forward pass is unchanged.",
-        settings={"rate": FloatDomain(low=0.05, high=0.9), "sensitivity_at": FloatDomain(low=0.0, high=0.9)},
-        defaults={"rate": 0.5, "sensitivity_at": 0.1},
+        settings={"drop": FloatDomain(low=0.05, high=0.9), "sensitivity_at": FloatDomain(low=0.0, high=0.9)},
+        defaults={"drop": 0.5, "sensitivity_at": 0.1},
     )
 )

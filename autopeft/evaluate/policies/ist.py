@@ -116,7 +116,7 @@ class _Running(RunningPolicy):
         damped = distinct_subsets(random, [sigmoid(score) for score in self._scores], size, int(settings["probes"]))
         losses = [self._loss(rows, places) for places in damped]
         reward = rewards(losses, str(settings["reward"]))
-        self._scores = updated(self._scores, damped, reward, float(settings["rate"]))
+        self._scores = updated(self._scores, damped, reward, float(settings["score_rate"]))
         self._history.append((step, tuple(-score + 0.0 for score in self._scores)))
 
     def _loss(self, rows: Sequence[Batch], places: Sequence[int]) -> float:
@@ -147,7 +147,7 @@ POLICY = Ist(
         settings={
             "interval": IntDomain(low=1, high=100_000),
             "probes": IntDomain(low=2, high=64),
-            "rate": FloatDomain(low=1e-3, high=1e3, log=True),
+            "score_rate": FloatDomain(low=1e-3, high=1e3, log=True),
             "factor": FloatDomain(low=0.0, high=0.95),
             "trained": FloatDomain(low=0.01, high=1.0),
             "damped": FloatDomain(low=0.01, high=0.99),
@@ -157,7 +157,7 @@ POLICY = Ist(
         defaults={
             "interval": 10,
             "probes": 3,
-            "rate": 10.0,
+            "score_rate": 10.0,
             "factor": 0.25,
             "trained": 0.25,
             "damped": 0.5,
