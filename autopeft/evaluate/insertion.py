@@ -46,6 +46,8 @@ class Inserted:
     """The adapter's first values on the host, where the exported adapter needs them (PiSSA); else empty."""
     pruned: Pruned | None = None
     """What was taken out of base and insertions again; None before the pruning step and without one."""
+    undecayed: tuple[nn.Parameter, ...] = ()
+    """Of what is trained now, what weight decay must leave alone: masks, whose penalty is their own."""
 
     @property
     def method(self) -> PeftMethod | None:
@@ -75,7 +77,15 @@ class Inserted:
         own = None
         if self.method is not None:
             own = self.method.optimizer(self.model, self.insertions[0], learning_rate, weight_decay)
-        return own or torch.optim.AdamW(self.trainable(), lr=learning_rate, weight_decay=weight_decay)
+        if own is not None:
+            return own
+        spared = {id(parameter) for parameter in self.undecayed}
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in self.trainable() if id(parameter) not in spared]}
+        ]
+        if self.undecayed:
+            groups.append({"params": list(self.undecayed), "weight_decay": 0.0})
+        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
 
     def after_step(self, step: int) -> None:
         """Tell the method that an optimiser step, counted from 1, was done; gradients are still there."""

@@ -68,6 +68,19 @@ def test_masks_are_trained_with_the_rest_and_only_where_something_is_dropped() -
     assert all(bool((mask.values != 1).any()) for mask in bed.masks.units.values())
 
 
+def test_weight_decay_leaves_masks_alone() -> None:
+    bed = Bed("bert", penalty=0.0)
+    decayed = bed.inserted.optimizer(0.1, 0.5)
+    for part in bed.inserted.trainable():
+        part.grad = torch.zeros_like(part)
+    before = {key: live.down.weight.clone() for key, live in bed.live.items()}
+    decayed.step()
+    for mask in (*bed.masks.heads.values(), *bed.masks.units.values()):
+        assert bool((mask.values == 1).all())
+    for key, live in bed.live.items():
+        torch.testing.assert_close(live.down.weight, 0.95 * before[key])
+
+
 # -- importance
 
 
@@ -250,9 +263,9 @@ def test_magnitude_is_the_norm_of_the_weights(kind: str) -> None:
     assert found.units[1][5] == pytest.approx(float(unit.sqrt()), rel=1e-5)
     live = bed.live[bed.sites[2].key]
     product = live.scale * live.up.weight @ live.down.weight
-    assert found.modules[bed.sites[2].key] == pytest.approx(float(product.norm()), rel=1e-5)
+    assert found.modules[bed.sites[2].key] == pytest.approx(product.norm().item(), rel=1e-5)
     one = live.scale * torch.outer(live.up.weight[:, 1], live.down.weight[1])
-    assert found.ranks[bed.sites[2].key][1] == pytest.approx(float(one.norm()), rel=1e-5)
+    assert found.ranks[bed.sites[2].key][1] == pytest.approx(one.norm().item(), rel=1e-5)
 
 
 # -- decisions

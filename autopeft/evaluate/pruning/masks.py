@@ -75,6 +75,10 @@ class Masks:
         self._handles.append(module.register_forward_pre_hook(mask.scale))
         return mask
 
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """All that they train."""
+        return tuple(mask.values for mask in (*self.heads.values(), *self.units.values()))
+
     def remove(self) -> None:
         """Take the masks out of the model; their values stay readable."""
         for handle in self._handles:

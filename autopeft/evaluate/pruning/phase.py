@@ -110,6 +110,7 @@ class Estimation:
         self._units = float(pruning.settings["ffn"]) > 0
         penalty = float(pruning.settings["penalty"]) / passes
         self._masks = Masks(inserted.base, self._layout, heads=self._heads, units=self._units, penalty=penalty)
+        inserted.undecayed = self._masks.parameters()
         self._importance = (
             Importance(inserted.base, self._live.values(), steps, passes) if pruning.criterion == "light-peft" else None
         )
@@ -122,6 +123,7 @@ class Estimation:
         if self._importance is not None:
             self._importance.remove()
         self._masks.remove()
+        self._inserted.undecayed = ()
         folded = Folded()
         if self._pruning.settings["masks"] == "fold":
             folded = Folded(_values(self._masks.heads), _values(self._masks.units))

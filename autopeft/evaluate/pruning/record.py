@@ -25,6 +25,7 @@ def to_record(pruned: Pruned) -> dict[str, Any]:
         "heads": decision.heads and [_runs(kept) for kept in decision.heads],
         "ffn": decision.units and [_runs(kept) for kept in decision.units],
         "ranks": {key: _runs(kept) for key, kept in decision.ranks.items()},
+        "spared_ffn": decision.spared,
         "wiring": pruned.wiring.model_dump(mode="json"),
     }
 
@@ -47,6 +48,7 @@ def from_record(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) 
             heads=None if heads is None else tuple(_indices(text) for text in heads),
             units=None if units is None else tuple(_indices(text) for text in units),
             ranks={key: _indices(text) for key, text in record["ranks"].items()},
+            spared=int(record["spared_ffn"]),
         ),
         Wiring.model_validate(record["wiring"]),
         Folded(_of("heads", tensors), _of("ffn", tensors)),
