@@ -1,13 +1,11 @@
-"""Training what was inserted: a compact loop that pauses after every optimiser step, and prediction."""
+"""Training what was inserted: a compact loop that pauses after every optimiser step."""
 
 from __future__ import annotations
 
 import copy
 import math
-import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +16,11 @@ from transformers import get_scheduler
 
 from autopeft.domain.candidate import Policy
 from autopeft.domain.layout import ModelLayout
-from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.spec import TrainingSpec
+from autopeft.evaluate.arithmetic import autocast, batch_load, moved, wait
 from autopeft.evaluate.data.batches import Batch
 from autopeft.evaluate.insertion import Inserted
-from autopeft.evaluate.memory.peaks import PeakMeter, inference_meter, training_meter
+from autopeft.evaluate.memory.peaks import PeakMeter, training_meter
 from autopeft.evaluate.methods import PeftMethod
 from autopeft.evaluate.outcomes import NotFiniteError
 from autopeft.evaluate.policies import POLICIES, Context, RunningPolicy
@@ -46,19 +44,6 @@ class Step:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a model said about some batches, in their order."""
-
-    logits: torch.Tensor
-    """float32 on the CPU, [rows, classes]; [rows, 1] for regression."""
-    labels: torch.Tensor
-    """[rows]"""
-    seconds: float
-    row_seconds: float
-    """Median over the batches of seconds per row."""
-
-
 def planned_steps(spec: TrainingSpec, batches: int) -> int:
     """Optimiser steps of a training on so many batches per epoch; at least 1."""
     if spec.steps is not None:
@@ -69,36 +54,6 @@ def planned_steps(spec: TrainingSpec, batches: int) -> int:
 def rung_steps(spec: TrainingSpec, steps: int) -> tuple[int, ...]:
     """The steps after which validation quality is reported, ascending; the last is the last step."""
     return tuple(sorted({max(1, round(share * steps)) for share in spec.rungs}))
-
-
-def arithmetic_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
-    """What autocast computes in: bfloat16 on a GPU and wherever the frozen weights are in half precision; else None.
-
-    float16 weights on the CPU are the exception: the CPU's layer norm refuses bfloat16 inputs beside them. Elsewhere
-    they are computed with in bfloat16 as well, whose range needs no scaling of the loss.
-    """
-    if device.type == "cpu" and dtype == torch.float16:
-        return torch.float16
-    return torch.bfloat16 if device.type == "cuda" or dtype != torch.float32 else None
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Arithmetic in `arithmetic_dtype`, in which half-precision weights and a float32 head meet."""
-    chosen = arithmetic_dtype(device, dtype)
-    return torch.autocast(device.type, dtype=chosen or torch.bfloat16, enabled=chosen is not None)
-
-
-def computing_dtype(device: torch.device, dtype: torch.dtype) -> str:
-    """The dtype of the weights, and what autocast computes in: `float32`, or `float32, bfloat16 autocast`."""
-    chosen = arithmetic_dtype(device, dtype)
-    names = [str(dtype), *([f"{chosen} autocast"] if chosen else [])]
-    return ", ".join(name.removeprefix("torch.") for name in names)
-
-
-def wait(device: torch.device) -> None:
-    """Let a GPU finish what it was given, so that a clock read afterwards counts all of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def training_mode(model: Any, base: Any, layout: ModelLayout, trained: Collection[int] | None = None) -> None:
@@ -177,7 +132,7 @@ class Training:
         self._schedule = get_scheduler(
             _SCHEDULES[spec.schedule], self._optimizer, math.ceil(spec.warmup * self.steps), self.steps
         )
-        self._sizes = [max(batch_size(batch) for batch in self._of(number)) for number in range(self.steps)]
+        self._sizes = [max(batch_load(batch) for batch in self._of(number)) for number in range(self.steps)]
         sample = (
             np.random.default_rng(seed).permutation(range(min(1, self.steps - 1), self.steps))[:MEAN_STEPS].tolist()
         )
@@ -286,7 +241,7 @@ class Training:
         total = 0.0
         with torch.no_grad():
             for batch in batches:
-                with self.meter.aside(batch_size(batch)):
+                with self.meter.aside(batch_load(batch)):
                     total += self._loss(batch).item() * batch.rows
         self._training_mode()
         return total / sum(batch.rows for batch in batches)
@@ -297,7 +252,7 @@ class Training:
         total = sum(batch.rows for batch in batches)
         for batch in batches:
             # A backward pass counts for more than the forward pass of a probe.
-            with self.meter.aside(batch_size(batch) * (1 + len(self.gates.layers))):
+            with self.meter.aside(batch_load(batch) * (1 + len(self.gates.layers))):
                 loss = self._loss(batch) * (batch.rows / total)
                 if loss.requires_grad:
                     loss.backward()
@@ -340,57 +295,3 @@ class Training:
             self._inserted.after_step(self._done + number + 1)
             self._optimizer.zero_grad(set_to_none=True)
         return total, sum(batch.tokens for batch in self._of(number))
-
-
-def predict(model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype) -> Predictions:
-    """Predict every batch in evaluation mode.
-
-    Raises:
-        NotFiniteError: where a prediction is NaN or infinite.
-    """
-    model.eval()
-    logits, row_seconds = [], []
-    started = time.perf_counter()
-    for batch in batches:
-        began = time.perf_counter()
-        # The copy to the host waits for the device, so that the clock needs no synchronisation of its own.
-        logits.append(_forward(model, moved(batch, device), device, dtype).float().cpu())
-        row_seconds.append((time.perf_counter() - began) / len(batch.labels))
-    together = torch.cat(logits)
-    if not bool(torch.isfinite(together).all()):
-        raise NotFiniteError("the model's predictions are not finite")
-    return Predictions(
-        logits=together,
-        labels=torch.cat([batch.labels for batch in batches]),
-        seconds=time.perf_counter() - started,
-        row_seconds=statistics.median(row_seconds),
-    )
-
-
-def inference_peak(model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype) -> PeakMemory | None:
-    """The most bytes live while predicting these batches, which is while predicting the largest of them."""
-    model.eval()
-    largest = max(batches, key=lambda batch: (batch_size(batch), batch.inputs["input_ids"].shape[1]))
-    inputs = moved(largest, device)
-    meter = inference_meter(device, model)
-    with meter.step(0):
-        meter.add(inputs.values())
-        _forward(model, inputs, device, dtype)
-    return meter.peak()
-
-
-def batch_size(batch: Batch) -> int:
-    """Rows times padded tokens."""
-    return batch.inputs["input_ids"].numel()
-
-
-def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """The arguments of the model's forward pass on `device`, labels included."""
-    tensors = {**batch.inputs, "labels": batch.labels}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-
-
-def _forward(model: Any, inputs: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    arguments = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-    with torch.no_grad(), autocast(device, dtype):
-        return model(**arguments).logits

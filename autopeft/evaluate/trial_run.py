@@ -16,6 +16,7 @@ from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
+from autopeft.evaluate.arithmetic import autocast, computing_dtype, moved, wait
 from autopeft.evaluate.artefact import load_adapter, save_adapter
 from autopeft.evaluate.data.batches import Batch, plan
 from autopeft.evaluate.devices import device_name
@@ -25,16 +26,7 @@ from autopeft.evaluate.outcomes import MissingMetricError, OverLimitError
 from autopeft.evaluate.pruning.phase import Estimation, estimation_steps, wiring_of
 from autopeft.evaluate.pruning.wiring import Wiring
 from autopeft.evaluate.tasks import Exam, Task
-from autopeft.evaluate.train import (
-    Step,
-    Training,
-    autocast,
-    computing_dtype,
-    moved,
-    planned_steps,
-    rung_steps,
-    wait,
-)
+from autopeft.evaluate.train import Step, Training, planned_steps, rung_steps
 from autopeft.evaluate.untouched import Untouched
 
 CALIBRATION_BATCHES = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from autopeft.domain.candidate import Policy
 from autopeft.domain.measurements import Measurements
 from autopeft.domain.trial import TrialStatus
+from autopeft.evaluate.data.batches import Batch
+from autopeft.evaluate.memory.peaks import TrackedMeter
 from tests.unit.evaluate_trials import opened, run, spec_of, task_of
-from tests.unit.policy_runs import policy_of
+from tests.unit.policy_runs import policy_of, rows, training
 
 POLICIES = {
     "all": None,
@@ -61,3 +64,24 @@ def test_a_trial_with_a_policy_is_measured_and_leaves_the_base_as_it_was(tmp_pat
     assert top is not None
     assert whole is not None
     assert top.live_bytes < whole.live_bytes
+
+
+def test_of_two_largest_batches_the_one_with_padding_is_watched() -> None:
+    """Padding needs a mask: with it a batch of one size takes more than without."""
+
+    def batch(number: int) -> Batch:
+        full = rows(number)
+        if number != 5:
+            return full
+        mask = full.inputs["attention_mask"].clone()
+        mask[0, -2:] = 0
+        return replace(full, inputs={**full.inputs, "attention_mask": mask}, tokens=full.tokens - 2)
+
+    peaks = []
+    for every in (False, True):
+        with training("bert", None, steps=16, batch=batch) as (run, _):
+            assert isinstance(run.meter, TrackedMeter)
+            run.meter._sample = frozenset(range(16) if every else ())
+            list(run.run())
+            peaks.append(run.meter.peak())
+    assert peaks[0] == peaks[1]

@@ -24,7 +24,7 @@ class PeakMeter(Protocol):
         """Around step `number`, counted from 0; `load` where what trains differs from step to step."""
         ...
 
-    def aside(self, size: int) -> AbstractContextManager[None]:
+    def aside(self, size: float) -> AbstractContextManager[None]:
         """Around what is done between two steps on such a size: counts for the peak, not for the mean."""
         ...
 
@@ -56,7 +56,7 @@ class AllocatorMeter:
             yield
         self._steps.append(torch.cuda.max_memory_allocated(self._device))
 
-    def aside(self, size: int) -> AbstractContextManager[None]:
+    def aside(self, size: float) -> AbstractContextManager[None]:
         return self._watched()
 
     @contextmanager
@@ -100,7 +100,7 @@ class TrackedMeter:
         self._sample = frozenset(sample)
         self._sampled: list[int] = []
         self._heaviest: Load | None = None
-        self._largest_aside = 0
+        self._largest_aside = 0.0
         self._model = model
         self._optimizer = optimizer
         self._peak = 0
@@ -121,7 +121,7 @@ class TrackedMeter:
             self._sampled.append(tracker.peak_bytes)
 
     @contextmanager
-    def aside(self, size: int) -> Iterator[None]:
+    def aside(self, size: float) -> Iterator[None]:
         if size <= self._largest_aside:
             yield
             return
@@ -163,12 +163,12 @@ class TrackedMeter:
 
 def training_meter(
     device: torch.device,
-    sizes: Sequence[int],
+    sizes: Sequence[float],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     sample: Iterable[int] = (),
 ) -> PeakMeter:
-    """A meter for the training phase; `sizes` are rows times padded tokens of each step's largest batch.
+    """A meter for the training phase; `sizes` say what the largest batch of each step takes (`batch_load`).
 
     Without an allocator that reports, two steps are tracked: the second, because the optimiser's state exists from
     then on, and the one with the largest batch; and those of `sample`, for the mean.
