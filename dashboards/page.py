@@ -19,12 +19,13 @@ from .front_figure import front_panel
 from .header import Card, HeaderRecord, header_record
 from .history import history_panel
 from .importance import importance_panel
+from .layer_scores import layer_scores_panel
 from .layers import layers_panel
 from .parallel import parallel_panel
 from .style import DARK, FRONT, GRID, LIMIT, MUTED, STATUS, SURFACE, TEXT, Panel
 from .trials import TrialsRecord, trials_record
 
-_PANELS = (front_panel, history_panel, importance_panel, layers_panel, parallel_panel)
+_PANELS = (front_panel, history_panel, importance_panel, layers_panel, layer_scores_panel, parallel_panel)
 
 
 def render(results: RunResults, notes: Sequence[str] = ()) -> str:
@@ -34,7 +35,7 @@ def render(results: RunResults, notes: Sequence[str] = ()) -> str:
     policy in its head names their hashes, and allows no connection, frame, form or foreign image.
     """
     header = header_record(results)
-    panels = [panel(results) for panel in _PANELS]
+    panels = [panel for make in _PANELS if (panel := make(results)) is not None]
     table = trials_record(results)
     data = {
         "figures": {

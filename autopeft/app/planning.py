@@ -22,6 +22,8 @@ from autopeft.domain.results import Provenance, RunRecord, TaskInfo
 from autopeft.domain.spec import ResourceSpec, SearchSpec
 from autopeft.evaluate.inspection import DeviceFacts, Inspection, devices, inspect_run
 from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.policies import POLICIES
+from autopeft.evaluate.pruning import CRITERIA
 from autopeft.search import SAMPLERS
 from autopeft.spaces.binding import BoundSpace, bind
 from autopeft.spaces.file import SearchSpaceFile
@@ -108,7 +110,9 @@ def make_plan(spec: SearchSpec, space_from: Path | None = None) -> Plan:
     if inspection is None:
         raise UserError(*problems.found)
     problems.add(*_memory_problems(spec, inspection))
-    space = problems.of(lambda: bind(space_file, inspection.layout, METHODS)) if space_file else None
+    space = (
+        problems.of(lambda: bind(space_file, inspection.layout, METHODS, POLICIES, CRITERIA)) if space_file else None
+    )
     objectives = tuple(one for one in named if one) or default_objectives(inspection.task)
     problems.add(*_objective_problems(objectives, inspection.task))
     if problems.found or space is None or resources is None:

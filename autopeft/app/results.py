@@ -18,6 +18,8 @@ from autopeft.domain.results import Front, RunResults, score
 from autopeft.domain.space import Space
 from autopeft.domain.trial import Trial
 from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.policies import POLICIES
+from autopeft.evaluate.pruning import CRITERIA
 from autopeft.export.best import export_best
 from autopeft.export.points import export_point
 from autopeft.export.tables import write_front, write_trials
@@ -100,7 +102,7 @@ def opened(name: str, runs: Path, store_url: str | None = None, objectives: tupl
                 )
             )
         spec = run.record.spec
-        space = bind(load_space(str(folder.space_file)), run.record.layout, METHODS)
+        space = bind(load_space(str(folder.space_file)), run.record.layout, METHODS, POLICIES, CRITERIA)
         names = objectives or spec.objectives
         scored_by = load_objectives(names) if names else default_objectives(run.record.task)
         yield Opened(folder, run, space, scored_by)

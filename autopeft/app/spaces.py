@@ -9,6 +9,8 @@ from autopeft.domain.layout import TaskName
 from autopeft.domain.spec import SearchSpec
 from autopeft.evaluate.inspection import inspect_model
 from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.policies import POLICIES
+from autopeft.evaluate.pruning import CRITERIA
 from autopeft.spaces import ParameterRow, SpaceSummary, available, bind, load_space
 from autopeft.spaces import describe as rows_of
 
@@ -48,7 +50,7 @@ def describe(name: str, model: str | None, task: TaskName = TaskName.SEQUENCE_CL
     if model is None:
         return SpaceCard(file.name, file.summary, file.papers, file.notes, tuple(rows_of(file)), None, None, ())
     layout = inspect_model(SearchSpec.model_validate({"model": model}).model, task)
-    bound = bind(file, layout, METHODS)
+    bound = bind(file, layout, METHODS, POLICIES, CRITERIA)
     return SpaceCard(
         file.name, file.summary, file.papers, file.notes, tuple(rows_of(bound)), model, bound.size(), bound.notices
     )

@@ -38,6 +38,28 @@ class Insertion(BaseModel):
     """The method's own knobs, for example `rank`, `alpha_ratio`, `dropout`, `variant`."""
 
 
+class Pruning(BaseModel):
+    """How much of the backbone, and of the PEFT modules in it, is kept after a short estimation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    criterion: str
+    """Name of the criterion in the registry: `light-peft`, `random` or `magnitude`."""
+    settings: dict[str, Setting] = {}
+    """All settings of the criterion: ratios, penalty, share of the steps for estimation, scopes."""
+
+
+class Policy(BaseModel):
+    """Which of the trainable layers train in each optimiser step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Name of the policy in the registry, for example `ist`."""
+    settings: dict[str, Setting] = {}
+    """All settings of the policy."""
+
+
 class Candidate(BaseModel):
     """Everything that distinguishes one training run of a search from another, seed excepted."""
 
@@ -46,11 +68,15 @@ class Candidate(BaseModel):
     insertions: tuple[Insertion, ...]
     """May be empty: then only the head is trained."""
     learning_rate: float
+    pruning: Pruning | None = None
+    """None keeps the whole backbone."""
+    policy: Policy | None = None
+    """None trains every layer of the insertions in every step."""
 
     @cached_property
     def digest(self) -> str:
         """Identity: two candidates with one digest train the same thing."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self.model_dump(mode="json", exclude_none=True))
 
     def layers(self) -> tuple[int, ...]:
         """Every layer that holds something trainable, ascending."""

@@ -85,5 +85,21 @@ class Measurements(BaseModel):
     """Size of the saved adapter file, head included."""
     train_peak: PeakMemory | None = None
     infer_peak: PeakMemory | None = None
+    train_mean_bytes: int | None = None
+    """Mean over the watched optimiser steps of the step's own peak; below `train_peak` where a policy trains less."""
+    estimation_peak: PeakMemory | None = None
+    """Of the estimation phase of a pruning, masks included; `train_peak` is then of the training after it."""
+    estimation_s: float | None = None
+    pruning_s: float | None = None
+    """Seconds of the one pruning step, the copy of what it prunes included."""
+    copied_bytes: int | None = None
+    """What had to be copied so that pruning leaves the shared base model as it was."""
+    kept_parameters: int | None = None
+    """Parameters of the pruned model in all."""
+    layer_scores: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    """Importance of layers over time: optimiser steps done, and a score for each of `scored_layers`, higher is more
+    important."""
+    scored_layers: tuple[int, ...] = ()
+    """The layers that held something trainable, ascending, where a policy scored them."""
     device: str = ""
     dtype: str = ""

@@ -47,3 +47,22 @@ class MethodFacts:
     """Whether it must be the only insertion of a candidate: it needs an optimiser, a loss or a wrapper of its own."""
     library: str = "peft"
     """Who implements it: `peft`, or `autopeft` where peft has it not."""
+    scales: bool = False
+    """Whether its output in a layer can be damped by a factor, as policies that probe layers do."""
+
+
+@dataclass(frozen=True)
+class TreatmentFacts:
+    """What is true of a pruning criterion or of a training policy on any model."""
+
+    name: str
+    title: str
+    """As its paper writes it."""
+    paper: str
+    """Authors, venue or year, and arXiv number."""
+    summary: str
+    """What it does, in one sentence."""
+    settings: Mapping[str, Domain] = field(default_factory=dict)
+    """Its settings, each with the largest domain that it takes."""
+    defaults: Mapping[str, Setting] = field(default_factory=dict)
+    """The published or usual value of every setting; a space that does not name a setting gets it."""

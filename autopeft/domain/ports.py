@@ -14,7 +14,7 @@ from autopeft.domain.candidate import Candidate, Insertion, Setting
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.measurements import Rung
-from autopeft.domain.method import MethodFacts
+from autopeft.domain.method import MethodFacts, TreatmentFacts
 from autopeft.domain.results import RunRecord, ScoredTrial
 from autopeft.domain.trial import Outcome, Trial, TrialStatus
 
@@ -44,6 +44,20 @@ class MethodRules(Protocol):
         """What it claims: two insertions of one candidate that claim the same cannot both be trained.
 
         A method that wraps a linear module claims its path; one that trains a parameter in place, the parameter's.
+        """
+        ...
+
+
+class TreatmentRules(Protocol):
+    """What binding a space must know of a pruning criterion or a training policy, without importing torch."""
+
+    @property
+    def facts(self) -> TreatmentFacts: ...
+
+    def problems(self, candidate: Candidate, layout: ModelLayout) -> list[Problem]:
+        """What is wrong with this treatment in this candidate on this model; empty where it fits.
+
+        `Problem.where` is a setting's name, or `policy` or `pruning`. The candidate's insertions fit the model.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 One method of peft becomes a folder of peft's, which `PeftModel.from_pretrained` loads. Mixes and our own methods become
 `adapter_model.safetensors`, with every tensor that is new or trained, and `autopeft_adapter.json`, which says how to
-make the places for them; `autopeft.load_adapter` loads both kinds.
+make the places for them; `autopeft.load_adapter` loads both kinds. So does what was trained on a pruned base: the
+record then also says what of each layer, module and rank stays.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 from autopeft.evaluate.composition import Composed
 from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.loading import RECORD, WEIGHTS, load_adapter
+from autopeft.evaluate.pruning.record import folded_tensors, to_record
 
 __all__ = ["PREDICTIONS", "RECORD", "WEIGHTS", "load_adapter", "save_adapter"]
 
@@ -51,7 +53,10 @@ def save_adapter(inserted: Inserted, folder: Path) -> int:
 def _write_composed(inserted: Inserted, composed: Composed, folder: Path) -> None:
     model = inserted.model
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    save_file({name: _copied(tensors[name]) for name in composed.names}, folder / WEIGHTS, metadata={"format": "pt"})
+    saved = {name: _copied(tensors[name]) for name in composed.names}
+    if inserted.pruned is not None:
+        saved |= folded_tensors(inserted.pruned)
+    save_file(saved, folder / WEIGHTS, metadata={"format": "pt"})
     record = {
         "format": _FORMAT,
         "base_model_name_or_path": model.name_or_path,
@@ -60,6 +65,8 @@ def _write_composed(inserted: Inserted, composed: Composed, folder: Path) -> Non
         "insertions": [one.model_dump(mode="json") for one in inserted.insertions],
         "peft_configs": [config and _as_json(config) for config in composed.configs],
     }
+    if inserted.pruned is not None:
+        record["pruning"] = to_record(inserted.pruned)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

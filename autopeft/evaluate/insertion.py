@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -21,6 +21,9 @@ from autopeft.evaluate.heads import head_arguments, head_only_config
 from autopeft.evaluate.methods import METHODS, Calibration, PeftMethod
 from autopeft.evaluate.outcomes import named
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
+
+if TYPE_CHECKING:  # pruning works on what is inserted here
+    from autopeft.evaluate.pruning.surgery import Pruned
 
 __all__ = ["Inserted", "Untouched", "insert", "module_names", "peft_config", "removed_afterwards"]
 
@@ -41,6 +44,10 @@ class Inserted:
     """What was put in place; None where `model` is a `PeftModel`."""
     initial: dict[str, torch.Tensor] = field(default_factory=dict)
     """The adapter's first values on the host, where the exported adapter needs them (PiSSA); else empty."""
+    pruned: Pruned | None = None
+    """What was taken out of base and insertions again; None before the pruning step and without one."""
+    undecayed: tuple[nn.Parameter, ...] = ()
+    """Of what is trained now, what weight decay must leave alone: masks, whose penalty is their own."""
 
     @property
     def method(self) -> PeftMethod | None:
@@ -75,7 +82,15 @@ class Inserted:
         own = None
         if self.method is not None:
             own = self.method.optimizer(self.model, self.insertions[0], learning_rate, weight_decay)
-        return own or torch.optim.AdamW(self.trainable(), lr=learning_rate, weight_decay=weight_decay)
+        if own is not None:
+            return own
+        spared = {id(parameter) for parameter in self.undecayed}
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in self.trainable() if id(parameter) not in spared]}
+        ]
+        if self.undecayed:
+            groups.append({"params": list(self.undecayed), "weight_decay": 0.0})
+        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
 
     def after_step(self, step: int) -> None:
         """Tell the method that an optimiser step, counted from 1, was done; gradients are still there."""
@@ -88,6 +103,8 @@ class Inserted:
         Raises:
             ValueError: where a method of the candidate cannot be merged.
         """
+        if self.pruned is not None:
+            raise ValueError("a pruned model cannot be merged: its configuration could not say its widths")
         stuck = [one.method for one in self.insertions if not METHODS[one.method].facts.merges]
         if self.composed is not None:
             stuck += [one.method for one in self.insertions if not getattr(METHODS[one.method], "in_place", False)]
@@ -118,8 +135,8 @@ def insert(
 ) -> Inserted:
     """Put a candidate into the model; initial values are a function of `seed`.
 
-    One insertion of a method of peft, or none, is an ordinary `get_peft_model`. Several, or ours, are put into the
-    base model in place. The seed also starts the stream that dropout draws from afterwards.
+    One insertion of a method of peft, or none, is an ordinary `get_peft_model`. Several, or ours, or any that are to be
+    pruned, are put into the base model in place. The seed also starts the stream that dropout draws from afterwards.
 
     Args:
         untouched: Of the model; what must be put back later is kept in it.
@@ -135,7 +152,7 @@ def insert(
     """
     insertions = candidate.insertions
     known = [_method(insertion) for insertion in insertions]
-    if len(insertions) > 1 or any(not isinstance(method, PeftMethod) for method in known):
+    if candidate.pruning is not None or len(insertions) > 1 or any(not isinstance(one, PeftMethod) for one in known):
         torch.manual_seed(seed)
         composed = composition.compose(untouched, insertions, layout, steps=steps)
         return Inserted(untouched.model, untouched.model, layout, insertions, composed)

@@ -15,6 +15,8 @@ from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import UserError
 from autopeft.evaluate.composition import compose, load_state
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.pruning.record import FOLDED, from_record
+from autopeft.evaluate.pruning.surgery import prune
 from autopeft.evaluate.untouched import Untouched
 
 WEIGHTS = "adapter_model.safetensors"
@@ -30,7 +32,8 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     """The base model with a trained adapter, ready to predict.
 
     A folder with `adapter_config.json` is one of peft's and loaded by peft. One with `autopeft_adapter.json` holds a
-    mix, or a method that peft has not: its insertions are put into `base_model` itself, in place.
+    mix, or a method that peft has not: its insertions are put into `base_model` itself, in place; where it was trained
+    on a pruned base, `base_model` is pruned in the same way.
 
     Args:
         base_model: What `AutoModelForSequenceClassification` or `AutoModelForCausalLM` returned, with as many labels
@@ -55,8 +58,11 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     insertions = [Insertion.model_validate(one) for one in record["insertions"]]
     configs = [one and PeftConfig.from_peft_type(**one) for one in record["peft_configs"]]
     try:
-        compose(untouched or Untouched(base_model), insertions, layout, configs=configs)
-        load_state(base_model, load_file(folder / WEIGHTS))
+        untouched, state = untouched or Untouched(base_model), load_file(folder / WEIGHTS)
+        composed = compose(untouched, insertions, layout, configs=configs)
+        if record.get("pruning") is not None:
+            prune(untouched, composed, insertions, layout, from_record(record["pruning"], state))
+        load_state(base_model, {name: values for name, values in state.items() if not name.startswith(FOLDED)})
     except (UserError, ValueError, KeyError, AttributeError) as error:
         raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from error
     return base_model.requires_grad_(False).eval()

@@ -1,27 +1,33 @@
-"""Training what was inserted: a compact loop that pauses after every optimiser step, and prediction."""
+"""Training what was inserted: a compact loop that pauses after every optimiser step."""
 
 from __future__ import annotations
 
+import copy
 import math
-import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import get_scheduler
 
+from autopeft.domain.candidate import Policy
 from autopeft.domain.layout import ModelLayout
-from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.spec import TrainingSpec
+from autopeft.evaluate.arithmetic import autocast, batch_load, moved, wait
 from autopeft.evaluate.data.batches import Batch
 from autopeft.evaluate.insertion import Inserted
-from autopeft.evaluate.memory.peaks import PeakMeter, inference_meter, training_meter
+from autopeft.evaluate.memory.peaks import PeakMeter, training_meter
+from autopeft.evaluate.methods import PeftMethod
 from autopeft.evaluate.outcomes import NotFiniteError
+from autopeft.evaluate.policies import POLICIES, Context, RunningPolicy
+from autopeft.evaluate.policies.gates import Gates
 
+MEAN_STEPS = 8
+"""So many random steps are tracked for the mean memory of a step, where no allocator reports every one."""
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -38,19 +44,6 @@ class Step:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a model said about some batches, in their order."""
-
-    logits: torch.Tensor
-    """float32 on the CPU, [rows, classes]; [rows, 1] for regression."""
-    labels: torch.Tensor
-    """[rows]"""
-    seconds: float
-    row_seconds: float
-    """Median over the batches of seconds per row."""
-
-
 def planned_steps(spec: TrainingSpec, batches: int) -> int:
     """Optimiser steps of a training on so many batches per epoch; at least 1."""
     if spec.steps is not None:
@@ -63,43 +56,18 @@ def rung_steps(spec: TrainingSpec, steps: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(share * steps)) for share in spec.rungs}))
 
 
-def arithmetic_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
-    """What autocast computes in: bfloat16 on a GPU and wherever the frozen weights are in half precision; else None.
-
-    float16 weights on the CPU are the exception: the CPU's layer norm refuses bfloat16 inputs beside them. Elsewhere
-    they are computed with in bfloat16 as well, whose range needs no scaling of the loss.
-    """
-    if device.type == "cpu" and dtype == torch.float16:
-        return torch.float16
-    return torch.bfloat16 if device.type == "cuda" or dtype != torch.float32 else None
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Arithmetic in `arithmetic_dtype`, in which half-precision weights and a float32 head meet."""
-    chosen = arithmetic_dtype(device, dtype)
-    return torch.autocast(device.type, dtype=chosen or torch.bfloat16, enabled=chosen is not None)
-
-
-def computing_dtype(device: torch.device, dtype: torch.dtype) -> str:
-    """The dtype of the weights, and what autocast computes in: `float32`, or `float32, bfloat16 autocast`."""
-    chosen = arithmetic_dtype(device, dtype)
-    names = [str(dtype), *([f"{chosen} autocast"] if chosen else [])]
-    return ", ".join(name.removeprefix("torch.") for name in names)
-
-
-def wait(device: torch.device) -> None:
-    """Let a GPU finish what it was given, so that a clock read afterwards counts all of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def training_mode(model: Any, base: Any, layout: ModelLayout) -> None:
+def training_mode(model: Any, base: Any, layout: ModelLayout, trained: Collection[int] | None = None) -> None:
     """Training mode where something is trained, evaluation mode, so no dropout, where nothing is.
+
+    `trained` holds the `id` of every parameter that may train at some time in the trial, whatever a policy freezes just
+    now; by default those that require a gradient.
 
     In evaluation mode are the blocks without a trainable parameter, and everything of the body outside the blocks that
     holds none (embeddings, poolers, what the body itself does between its blocks). Hidden states below the lowest
     trained block are then the same in every epoch. A dropout between body and head belongs to the head and stays on.
     """
+    if trained is None:
+        trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     model.train()
     blocks = [layer.path for layer in layout.layers]
 
@@ -108,7 +76,7 @@ def training_mode(model: Any, base: Any, layout: ModelLayout) -> None:
             module.training = False  # its own flag alone: the blocks decide for themselves
             for name, child in module.named_children():
                 visit(f"{path}.{name}", child)
-        elif not any(parameter.requires_grad for parameter in module.parameters()):
+        elif not any(id(parameter) in trained for parameter in module.parameters()):
             module.eval()
 
     for name, child in base.named_children():
@@ -121,7 +89,8 @@ class Training:
 
     AdamW over everything that requires a gradient, or the optimiser that the method brings; the learning rate by
     `transformers.get_scheduler` with `ceil(warmup * steps)` warm-up steps; the loss the model's own, divided by the
-    forward passes per step. No dropout in layers that hold nothing trainable (`training_mode`).
+    forward passes per step. No dropout in layers that hold nothing trainable (`training_mode`). A policy decides before
+    every step which layers train in it.
     """
 
     def __init__(
@@ -132,8 +101,17 @@ class Training:
         learning_rate: float,
         device: torch.device,
         dtype: torch.dtype,
+        done: int = 0,
+        planned: int | None = None,
+        policy: Policy | None = None,
+        seed: int = 0,
     ) -> None:
-        """`batches` holds `gradient_accumulation` batches per step, in the order of training."""
+        """A training, or one phase of it.
+
+        `batches` holds `gradient_accumulation` batches per step, in the order of training. Steps are counted on from
+        `done`, those of earlier phases, and rungs are shares of the `planned` steps of all phases; the schedule of the
+        learning rate is the phase's own. `seed` is the trial's, for the policy's draws and the choice of watched steps.
+        """
         # A decoder's cache of keys and values serves generation only; training would keep it for nothing.
         inserted.base.config.use_cache = False
         self._inserted = inserted
@@ -144,14 +122,23 @@ class Training:
         self._dtype = dtype
         self._accumulate = spec.gradient_accumulation
         self.steps = len(batches) // self._accumulate
-        self._rungs = frozenset(rung_steps(spec, self.steps))
+        self._done = done
+        self._planned = planned or done + self.steps
+        self._rungs = frozenset(rung_steps(spec, self._planned))
         self._parameters = inserted.trainable()
+        self._trained = frozenset(id(parameter) for parameter in self._parameters)
+        self._position = 0
         self._optimizer = inserted.optimizer(learning_rate, spec.weight_decay)
         self._schedule = get_scheduler(
             _SCHEDULES[spec.schedule], self._optimizer, math.ceil(spec.warmup * self.steps), self.steps
         )
-        sizes = [max(batch_size(batch) for batch in self._of(number)) for number in range(self.steps)]
-        self.meter: PeakMeter = training_meter(device, sizes, self._model, self._optimizer)
+        self._sizes = [max(batch_load(batch) for batch in self._of(number)) for number in range(self.steps)]
+        sample = (
+            np.random.default_rng(seed).permutation(range(min(1, self.steps - 1), self.steps))[:MEAN_STEPS].tolist()
+        )
+        self.meter: PeakMeter = training_meter(device, self._sizes, self._model, self._optimizer, sample)
+        self.gates = Gates(inserted.base, inserted.layout, self._parameters)
+        self._policy = self._started(policy, seed)
 
     def run(self) -> Iterator[Step]:
         """Do the steps one by one; between two the caller may evaluate the model or stop.
@@ -159,96 +146,152 @@ class Training:
         Raises:
             NotFiniteError: where a loss is NaN or infinite, before the weights are changed by it.
         """
-        for number in range(self.steps):
-            if number == 0 or not self._model.training:  # a prediction may have come between
-                training_mode(self._model, self._inserted.base, self._inserted.layout)
+        for number in range(self._position, self.steps):
+            if number == self._position or not self._model.training:  # a prediction may have come between
+                self._training_mode()
             started = time.perf_counter()
             loss, tokens = self._step(number)
-            if number + 1 in self._rungs:
+            if self._done + number + 1 in self._rungs:
                 wait(self._device)
-            yield Step(number + 1, loss, tokens, time.perf_counter() - started)
+            self._position = number + 1
+            yield Step(self._done + number + 1, loss, tokens, time.perf_counter() - started)
 
     def free(self) -> None:
-        """Drop gradients and optimiser state, which prediction does not need."""
+        """Drop gradients and optimiser state, which prediction does not need, and take the policy away."""
+        if self._policy is not None:
+            self._policy.close()
         for parameter in self._parameters:
             parameter.grad = None
         self._optimizer.state.clear()
+
+    def layer_scores(self) -> tuple[tuple[int, tuple[float, ...]], ...]:
+        """Importance over time of the layers that hold something trainable (`gates.layers`), where a policy scores."""
+        found = self._policy.scores() if self._policy is not None else ()
+        return tuple((self._done + step, scores) for step, scores in found)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the steps to come depend on, as tensors and JSON values: to be loaded by a new training of
+        the same candidate, seed and batches, which then goes on as if it had never been interrupted.
+
+        Raises:
+            ValueError: where the method keeps state of its own between the steps (AdaLoRA).
+        """
+        self._check_resumable()
+        return {
+            "step": self._position,
+            "weights": [parameter.detach().to("cpu", copy=True) for parameter in self._parameters],
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
+            "schedule": copy.deepcopy(self._schedule.state_dict()),
+            "policy": self._policy.state() if self._policy is not None else {},
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: where the state is of another candidate, or the method keeps state of its own.
+        """
+        self._check_resumable()
+        weights = state["weights"]
+        if [tuple(one.shape) for one in weights] != [tuple(one.shape) for one in self._parameters]:
+            raise ValueError("the state is of a training of something else")
+        with torch.no_grad():
+            for parameter, values in zip(self._parameters, weights, strict=True):
+                parameter.copy_(values)
+        # Copied, because both keep what they are given and change it.
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._schedule.load_state_dict(copy.deepcopy(state["schedule"]))
+        if self._policy is not None:
+            self._policy.load(state["policy"])
+        self._position = int(state["step"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self._device)
+
+    def _check_resumable(self) -> None:
+        method = self._inserted.method
+        if method is not None and type(method).after_step is not PeftMethod.after_step:
+            raise ValueError(f"{method.name} keeps state of its own between the steps, which cannot be saved")
+
+    def _started(self, policy: Policy | None, seed: int) -> RunningPolicy | None:
+        if policy is None or not self.gates.layers:  # a pruning may have taken every module away
+            return None
+        context = Context(
+            base=self._inserted.base,
+            layout=self._inserted.layout,
+            gates=self.gates,
+            settings=policy.settings,
+            seed=seed,
+            steps=self.steps,
+            batches=self._batches,
+            optimizer=self._optimizer,
+            probe=self._probe,
+            gradient_norms=self._gradient_norms,
+        )
+        return POLICIES[policy.name].start(context)
+
+    def _training_mode(self) -> None:
+        training_mode(self._model, self._inserted.base, self._inserted.layout, self._trained)
+
+    def _probe(self, batches: Sequence[Batch]) -> float:
+        """Mean loss per row in evaluation mode, without gradients."""
+        self._model.eval()
+        total = 0.0
+        with torch.no_grad():
+            for batch in batches:
+                with self.meter.aside(batch_load(batch)):
+                    total += self._loss(batch).item() * batch.rows
+        self._training_mode()
+        return total / sum(batch.rows for batch in batches)
+
+    def _gradient_norms(self, batches: Sequence[Batch]) -> list[float]:
+        """Norm of the gradient of every parameter in evaluation mode; leaves no gradients."""
+        self._model.eval()
+        total = sum(batch.rows for batch in batches)
+        for batch in batches:
+            # A backward pass counts for more than the forward pass of a probe.
+            with self.meter.aside(batch_load(batch) * (1 + len(self.gates.layers))):
+                loss = self._loss(batch) * (batch.rows / total)
+                if loss.requires_grad:
+                    loss.backward()
+                del loss
+        norms = [0.0 if part.grad is None else float(part.grad.norm()) for part in self._parameters]
+        for part in self._parameters:
+            part.grad = None
+        self._training_mode()
+        return norms
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        inputs = moved(batch, self._device)
+        self.meter.add(inputs.values())
+        with autocast(self._device, self._dtype):
+            loss: torch.Tensor = self._model(**inputs).loss
+        return loss
 
     def _of(self, number: int) -> Sequence[Batch]:
         return self._batches[number * self._accumulate : (number + 1) * self._accumulate]
 
     def _step(self, number: int) -> tuple[float, int]:
-        total = 0.0
-        with self.meter.step(number):
+        total, load = 0.0, None
+        if self._policy is not None:
+            self._policy.before_step(number)
+            load = (self._sizes[number] * self._policy.weight(), len(self._optimizer.state))
+        with self.meter.step(number, load):
             for batch in self._of(number):
-                inputs = moved(batch, self._device)
-                self.meter.add(inputs.values())
-                with autocast(self._device, self._dtype):
-                    loss = self._model(**inputs).loss / self._accumulate
+                loss = self._loss(batch) / self._accumulate
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise NotFiniteError(f"the training loss is {value} in step {number + 1} of {self.steps}")
+                    at = f"{self._done + number + 1} of {self._planned}"
+                    raise NotFiniteError(f"the training loss is {value} in step {at}")
                 loss.backward()
                 total += value
-                del loss, inputs
+                del loss
             if self._spec.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.clip_norm)
             self._optimizer.step()
             self._schedule.step()
-            self._inserted.after_step(number + 1)
+            self._inserted.after_step(self._done + number + 1)
             self._optimizer.zero_grad(set_to_none=True)
         return total, sum(batch.tokens for batch in self._of(number))
-
-
-def predict(model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype) -> Predictions:
-    """Predict every batch in evaluation mode.
-
-    Raises:
-        NotFiniteError: where a prediction is NaN or infinite.
-    """
-    model.eval()
-    logits, row_seconds = [], []
-    started = time.perf_counter()
-    for batch in batches:
-        began = time.perf_counter()
-        # The copy to the host waits for the device, so that the clock needs no synchronisation of its own.
-        logits.append(_forward(model, moved(batch, device), device, dtype).float().cpu())
-        row_seconds.append((time.perf_counter() - began) / len(batch.labels))
-    together = torch.cat(logits)
-    if not bool(torch.isfinite(together).all()):
-        raise NotFiniteError("the model's predictions are not finite")
-    return Predictions(
-        logits=together,
-        labels=torch.cat([batch.labels for batch in batches]),
-        seconds=time.perf_counter() - started,
-        row_seconds=statistics.median(row_seconds),
-    )
-
-
-def inference_peak(model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype) -> PeakMemory | None:
-    """The most bytes live while predicting these batches, which is while predicting the largest of them."""
-    model.eval()
-    largest = max(batches, key=lambda batch: (batch_size(batch), batch.inputs["input_ids"].shape[1]))
-    inputs = moved(largest, device)
-    meter = inference_meter(device, model)
-    with meter.step(0):
-        meter.add(inputs.values())
-        _forward(model, inputs, device, dtype)
-    return meter.peak()
-
-
-def batch_size(batch: Batch) -> int:
-    """Rows times padded tokens."""
-    return batch.inputs["input_ids"].numel()
-
-
-def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """The arguments of the model's forward pass on `device`, labels included."""
-    tensors = {**batch.inputs, "labels": batch.labels}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-
-
-def _forward(model: Any, inputs: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    arguments = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-    with torch.no_grad(), autocast(device, dtype):
-        return model(**arguments).logits

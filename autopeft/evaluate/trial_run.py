@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,17 @@ from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
+from autopeft.evaluate.arithmetic import autocast, computing_dtype, moved, wait
 from autopeft.evaluate.artefact import load_adapter, save_adapter
 from autopeft.evaluate.data.batches import Batch, plan
 from autopeft.evaluate.devices import device_name
 from autopeft.evaluate.insertion import Inserted, insert
 from autopeft.evaluate.methods import Calibration
 from autopeft.evaluate.outcomes import MissingMetricError, OverLimitError
+from autopeft.evaluate.pruning.phase import Estimation, estimation_steps, wiring_of
+from autopeft.evaluate.pruning.wiring import Wiring
 from autopeft.evaluate.tasks import Exam, Task
-from autopeft.evaluate.train import (
-    Training,
-    autocast,
-    computing_dtype,
-    moved,
-    planned_steps,
-    rung_steps,
-)
+from autopeft.evaluate.train import Step, Training, planned_steps, rung_steps
 from autopeft.evaluate.untouched import Untouched
 
 CALIBRATION_BATCHES = 8
@@ -69,6 +65,9 @@ class TrialRun:
         self._setup_s = 0.0
         self._inserted: Inserted | None = None
         self._training: Training | None = None
+        self._peak = "train_peak"
+        """The measurement that the present phase's memory is of."""
+        self._wiring = Wiring()
 
     def measured(self) -> Measurements:
         """The numbers so far."""
@@ -81,9 +80,9 @@ class TrialRun:
             OverLimitError, NotFiniteError, MissingMetricError and whatever torch and peft raise.
         """
         inserted = self._insert()
-        training = self._plan(inserted)
-        rungs, losses, train_s, since = rung_steps(self._bench.spec.training, training.steps), [], 0.0, 0
-        for step in training.run():
+        planned = planned_steps(self._bench.spec.training, len(self._bench.train))
+        rungs, losses, train_s, since = rung_steps(self._bench.spec.training, planned), [], 0.0, 0
+        for step in self._phases(inserted, planned):
             losses.append(step.loss)
             train_s += step.seconds
             self._found |= {
@@ -92,16 +91,16 @@ class TrialRun:
                 "train_tokens": self._found["train_tokens"] + step.tokens,
                 "first_losses": tuple(losses[:FIRST_LOSSES]),
             }
-            self._check_memory(training)
+            self._check_memory()
             if step.number not in rungs:
                 continue
-            last = step.number == training.steps
-            if last:
-                training.free()
+            last = step.number == planned
+            if last and self._training is not None:
+                self._training.free()
             quality = self._validate(inserted.model)
             rung = Rung(
                 step=step.number,
-                planned_steps=training.steps,
+                planned_steps=planned,
                 quality=quality,
                 train_loss=math.fsum(losses[since:]) / (len(losses) - since),
                 train_s=train_s,
@@ -129,25 +128,30 @@ class TrialRun:
 
     def _insert(self) -> Inserted:
         started = time.perf_counter()
-        bench = self._bench
-        steps = planned_steps(bench.spec.training, len(bench.train))
+        bench, candidate, calibration = self._bench, self._task.candidate, self._calibration()
+        if candidate.pruning is not None:
+            first = calibration.batches[0]
+            self._wiring = wiring_of(bench.model, candidate, bench.layout, first, calibration.autocast)
         self._inserted = inserted = insert(
             bench.untouched,
-            self._task.candidate,
+            candidate,
             bench.layout,
             self._task.seed,
-            steps=steps,
-            calibration=self._calibration(),
+            steps=planned_steps(bench.spec.training, len(bench.train)),
+            calibration=calibration,
         )
         self._setup_s += time.perf_counter() - started
-        trainable = inserted.trainable()
+        self._found["total_parameters"] = sum(parameter.numel() for parameter in inserted.model.parameters())
+        self._count(inserted)
+        return inserted
+
+    def _count(self, inserted: Inserted) -> None:
+        """What is trained, as found in the model as it is now."""
         self._found |= {
-            "trainable_parameters": sum(parameter.numel() for parameter in trainable),
+            "trainable_parameters": sum(parameter.numel() for parameter in inserted.trainable()),
             "head_parameters": inserted.head_parameters(),
-            "total_parameters": sum(parameter.numel() for parameter in inserted.model.parameters()),
             "inserted_modules": inserted.module_names,
         }
-        return inserted
 
     def _calibration(self) -> Calibration:
         """The first batches of the trial's own order."""
@@ -158,23 +162,70 @@ class TrialRun:
             autocast=lambda: autocast(bench.device, bench.dtype),
         )
 
-    def _plan(self, inserted: Inserted) -> Training:
-        bench, spec = self._bench, self._bench.spec.training
-        steps = planned_steps(spec, len(bench.train))
-        self._training = Training(
+    def _phases(self, inserted: Inserted, planned: int) -> Iterator[Step]:
+        """Every step of the trial: of one training, or of estimation and, after the pruning step, of training."""
+        bench, pruning = self._bench, self._task.candidate.pruning
+        passes = bench.spec.training.gradient_accumulation
+        batches = list(plan(bench.train, planned * passes, self._task.seed))
+        self._found |= {"planned_steps": planned, "train_tokens": 0}
+        if pruning is None:
+            yield from self._train(inserted, batches, "train_peak", 0, planned)
+            return
+        first = estimation_steps(pruning, planned)
+        estimation = Estimation(
+            bench.untouched, inserted, pruning, self._wiring, seed=self._task.seed, steps=first, passes=passes
+        )
+        estimation_s = 0.0
+        for step in self._train(inserted, batches[: first * passes], "estimation_peak", 0, planned):
+            estimation_s += step.seconds
+            self._found["estimation_s"] = estimation_s
+            yield step
+        self._prune(inserted, estimation)
+        yield from self._train(inserted, batches[first * passes :], "train_peak", first, planned)
+
+    def _train(self, inserted: Inserted, batches: list[Batch], peak: str, done: int, planned: int) -> Iterator[Step]:
+        """The steps of one phase, its memory measured as `peak`."""
+        bench = self._bench
+        rate = self._task.candidate.learning_rate
+        self._training = training = Training(
             inserted,
-            list(plan(bench.train, steps * spec.gradient_accumulation, self._task.seed)),
-            spec,
-            self._task.candidate.learning_rate,
+            batches,
+            bench.spec.training,
+            rate,
             bench.device,
             bench.dtype,
+            done,
+            planned,
+            # An estimation scores what it may prune by gradients of every layer.
+            self._task.candidate.policy if peak == "train_peak" else None,
+            self._task.seed,
         )
-        self._found |= {"planned_steps": steps, "train_tokens": 0}
-        return self._training
+        self._peak = peak
+        yield from training.run()
 
-    def _check_memory(self, training: Training) -> None:
-        peak, limit = training.meter.peak(), self._bench.spec.max_memory
-        self._found["train_peak"] = peak
+    def _prune(self, inserted: Inserted, estimation: Estimation) -> None:
+        if self._training is not None:
+            self._training.free()
+        self._training = None
+        wait(self._bench.device)
+        started = time.perf_counter()
+        copied = estimation.prune()
+        wait(self._bench.device)
+        self._found |= {
+            "pruning_s": time.perf_counter() - started,
+            "copied_bytes": copied,
+            "kept_parameters": sum(parameter.numel() for parameter in inserted.model.parameters()),
+        }
+        self._count(inserted)
+
+    def _check_memory(self) -> None:
+        assert self._training is not None  # a step was done
+        peak, limit = self._training.meter.peak(), self._bench.spec.max_memory
+        self._found[self._peak] = peak
+        if self._peak == "train_peak":
+            self._found["train_mean_bytes"] = self._training.meter.mean_bytes()
+            if scores := self._training.layer_scores():
+                self._found |= {"layer_scores": scores, "scored_layers": self._training.gates.layers}
         if peak is not None and limit is not None and peak.live_bytes > limit:
             raise OverLimitError(peak, int(limit))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.layout import ModelLayout, TaskName
-from autopeft.domain.ports import MethodRules
+from autopeft.domain.ports import MethodRules, TreatmentRules
 from autopeft.domain.space import ChoiceDomain, Condition, Domain, FloatDomain, Parameter
 from autopeft.spaces.bound import BoundInsertion, BoundMethod, BoundSpace, Unit
 from autopeft.spaces.conditions import assignment, conditions
@@ -26,18 +27,26 @@ from autopeft.spaces.fitting import Asked
 from autopeft.spaces.layers import LayerChoice, part_of
 from autopeft.spaces.methods import MethodChoice, bind_methods, named_methods, needing
 from autopeft.spaces.modules import Roles, bind_sets
+from autopeft.spaces.treatments import bind_treatments
 from autopeft.spaces.values import contains, domain_text
 
 __all__ = ["BoundSpace", "bind"]
 
 
-def bind(space: SearchSpaceFile, layout: ModelLayout, methods: Mapping[str, MethodRules]) -> BoundSpace:
+def bind(
+    space: SearchSpaceFile,
+    layout: ModelLayout,
+    methods: Mapping[str, MethodRules],
+    policies: Mapping[str, TreatmentRules] = MappingProxyType({}),
+    criteria: Mapping[str, TreatmentRules] = MappingProxyType({}),
+) -> BoundSpace:
     """Bind a space to a model: layers, modules, sizes and methods become primitive parameters, and all is checked.
 
     Raises:
         UserError: with every mistake: an unknown method or setting, a setting outside what the method takes, a layer
             that the model lacks, modules of which it has none, what `MethodRules.problems` finds at the extremes of
-            the settings (a rank larger than a layer), or two insertions of one candidate that claim the same.
+            the settings (a rank larger than a layer), two insertions of one candidate that claim the same, or a
+            policy or pruning that does not go with an insertion (`TreatmentRules.problems`).
     """
     binding = _Binding(space, layout, methods)
     for name, parameter in space.parameters.items():
@@ -47,6 +56,10 @@ def bind(space: SearchSpaceFile, layout: ModelLayout, methods: Mapping[str, Meth
     binding.refuse()
     insertions = binding.insertions()
     binding.problems += conflicts(space, binding.asked, [one.methods for one in insertions], layout, methods)
+    binding.refuse()
+    registries = {"pruning": criteria, "policy": policies}
+    treatments, found = bind_treatments(space, binding.domains, binding.asked, insertions, layout, methods, registries)
+    binding.problems += found
     binding.refuse()
     units = binding.units(insertions)
     # A language model's head is its own and stays as it is: with no insertion, nothing would be trained.
@@ -59,6 +72,8 @@ def bind(space: SearchSpaceFile, layout: ModelLayout, methods: Mapping[str, Meth
         depth=len(layout.layers),
         at_least=max(space.candidate.at_least, int(headless)),
         module_sets=binding.module_sets,
+        pruning=treatments.get("pruning"),
+        policy=treatments.get("policy"),
     )
     if bound.size() == 0:
         where = space.where("candidate", "insertions")
@@ -147,6 +162,9 @@ class _Binding:
         for index, one in enumerate(self.space.candidate.insertions):
             every.append((("candidate", "insertions", index, "when"), one.when))  # type: ignore[arg-type]
             every.append((("candidate", "insertions", index, "unless"), one.unless))  # type: ignore[arg-type]
+        for key, treatment in self.space.candidate.treatments().items():
+            every.append((("candidate", key, "when"), treatment.when))
+            every.append((("candidate", key, "unless"), treatment.unless))
         for place, when in every:
             for parent, values in when.items():
                 parameter, where = self.space.parameters.get(parent), self.space.where(*place, parent)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from autopeft.domain.candidate import Candidate, Insertion, Setting
-from autopeft.domain.method import MethodFacts
+from autopeft.domain.candidate import Candidate, Insertion, Policy, Pruning, Setting
+from autopeft.domain.method import MethodFacts, TreatmentFacts
 from autopeft.domain.space import Condition, Parameter
 from autopeft.spaces import counting
 from autopeft.spaces import values as checked
-from autopeft.spaces.file import InsertionTemplate, LearningRateParameter, SearchSpaceFile, reference
+from autopeft.spaces.file import InsertionTemplate, LearningRateParameter, SearchSpaceFile, Treatment, reference
 from autopeft.spaces.layers import LayerChoice
 from autopeft.spaces.modules import Roles
 
@@ -37,6 +37,17 @@ class BoundInsertion:
     unless: tuple[Condition, ...]
     part: tuple[int, ...]
     """The layers that it may be in."""
+
+
+@dataclass(frozen=True)
+class BoundTreatment:
+    """The pruning or the policy of the space with all the names that it may have."""
+
+    template: Treatment
+    kinds: Mapping[str, tuple[TreatmentFacts, Mapping[str, Setting]]]
+    """By name, the facts and every setting: values, and `$name` for a parameter's. The name of none is left out."""
+    when: tuple[Condition, ...]
+    unless: tuple[Condition, ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class BoundSpace:
     """Fewest insertions of a candidate."""
     module_sets: Mapping[str, Mapping[str, Roles]] = field(repr=False)
     """Per `modules` parameter, the roles of each set that the model has."""
+    pruning: BoundTreatment | None = None
+    policy: BoundTreatment | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +111,28 @@ class BoundSpace:
         found = [insertion for one in self.insertions if (insertion := self._insertion(one, active)) is not None]
         if len(found) < self.at_least:
             return None
-        return Candidate(insertions=self._joined(found), learning_rate=self._learning_rate(active))
+        pruning, policy = self._treatment(self.pruning, active), self._treatment(self.policy, active)
+        return Candidate(
+            insertions=self._joined(found),
+            learning_rate=self._learning_rate(active),
+            pruning=Pruning(criterion=pruning[0], settings=pruning[1]) if pruning else None,
+            # The head alone has no layers to choose among, so that every policy trains the same.
+            policy=Policy(name=policy[0], settings=policy[1]) if policy and found else None,
+        )
+
+    def _treatment(
+        self, one: BoundTreatment | None, active: Mapping[str, Setting]
+    ) -> tuple[str, dict[str, Setting]] | None:
+        if one is None or not self._present(one, active):
+            return None
+        name = str(self._value(one.template.chosen, active))
+        if name == one.template.off:
+            return None
+        facts, settings = one.kinds[name]
+        return name, {
+            key: checked.canonical(self._value(value, active), facts.settings[key])
+            for key, value in sorted(settings.items())
+        }
 
     def _insertion(self, one: BoundInsertion, active: Mapping[str, Setting]) -> Insertion | None:
         if not self._present(one, active):
@@ -118,7 +152,7 @@ class BoundSpace:
         }
         return Insertion(method=method.facts.name, layers=layers, modules=modules, settings=settings)
 
-    def _present(self, one: BoundInsertion, active: Mapping[str, Setting]) -> bool:
+    def _present(self, one: BoundInsertion | BoundTreatment, active: Mapping[str, Setting]) -> bool:
         if not all(when.parameter in active and active[when.parameter] in when.values for when in one.when):
             return False
         for unless in one.unless:

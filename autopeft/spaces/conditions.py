@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from autopeft.domain.candidate import Setting
 from autopeft.domain.space import ChoiceDomain, Condition, Domain, IntDomain
-from autopeft.spaces.file import InsertionTemplate, SearchSpaceFile, Values
+from autopeft.spaces.file import InsertionTemplate, SearchSpaceFile, Treatment, Values
 from autopeft.spaces.values import same
 
 Assignment = Mapping[str, tuple[Setting, ...]]
@@ -40,9 +40,9 @@ def listed(domain: Domain | None) -> tuple[Setting, ...] | None:
 
 
 def assignment(
-    space: SearchSpaceFile, template: InsertionTemplate, domains: Mapping[str, Domain]
+    space: SearchSpaceFile, template: InsertionTemplate | Treatment, domains: Mapping[str, Domain]
 ) -> dict[str, tuple[Setting, ...]]:
-    """The values that conditions leave to the parameters wherever the insertion exists."""
+    """The values that conditions leave to the parameters wherever the insertion or treatment exists."""
     found: dict[str, tuple[Setting, ...]] = {}
 
     def require(when: Mapping[str, Values]) -> None:

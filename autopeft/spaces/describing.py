@@ -37,10 +37,24 @@ def describe(space: SearchSpaceFile | BoundSpace) -> list[ParameterRow]:
         return [
             ParameterRow(one.name, one.domain.kind, domain_text(one.domain), when_text(one.when, domains), one.summary)
             for one in space.parameters
-        ]
+        ] + _treatments(space.file)
     return [
         ParameterRow(name, one.kind, _values(one), when_text(conditions(one.when)), one.summary)
         for name, one in space.parameters.items()
+    ] + _treatments(space)
+
+
+def _treatments(space: SearchSpaceFile) -> list[ParameterRow]:
+    """Pruning and policy of the candidate, of which the parameters tell only what they choose."""
+    return [
+        ParameterRow(
+            f"candidate.{key}",
+            key,
+            one.chosen,
+            when_text(conditions(one.when)),
+            ", ".join(f"{name} {value}" for name, value in one.settings.items()),
+        )
+        for key, one in space.candidate.treatments().items()
     ]
 
 

@@ -199,6 +199,48 @@ class InsertionTemplate(_Part):
         return int(part), int(parts)
 
 
+class PolicyTemplate(_Part):
+    """A training policy; `all` stands for none: every layer trains in every step."""
+
+    off: ClassVar[str] = "all"
+    names: ClassVar[str] = "name"
+    name: str
+    """A name, or `$name` of a choice of names."""
+    settings: dict[str, Setting] = {}
+    """What is not named here is at the policy's default. Where a parameter chooses among several policies, each takes
+    those that it has."""
+    when: When = {}
+    """Where there is a policy; always by default."""
+    unless: When = {}
+    """Where there is none, though `when` holds."""
+
+    @property
+    def chosen(self) -> str:
+        """The name, or `$name`."""
+        return self.name
+
+
+class PruningTemplate(_Part):
+    """A pruning criterion; `none` stands for none: the whole backbone is kept."""
+
+    off: ClassVar[str] = "none"
+    names: ClassVar[str] = "criterion"
+    criterion: str
+    """A name, or `$name` of a choice of names."""
+    settings: dict[str, Setting] = {}
+    """As those of a policy."""
+    when: When = {}
+    unless: When = {}
+
+    @property
+    def chosen(self) -> str:
+        """The name, or `$name`."""
+        return self.criterion
+
+
+Treatment = PolicyTemplate | PruningTemplate
+
+
 class CandidateTemplate(_Part):
     """What one choice of the parameters stands for."""
 
@@ -208,6 +250,13 @@ class CandidateTemplate(_Part):
     where the model has a new one."""
     learning_rate: Setting
     """A number or `$name`."""
+    pruning: PruningTemplate | None = None
+    policy: PolicyTemplate | None = None
+
+    def treatments(self) -> dict[str, Treatment]:
+        """Pruning and policy by their keys, where there are any."""
+        found: dict[str, Treatment | None] = {"pruning": self.pruning, "policy": self.policy}
+        return {key: one for key, one in found.items() if one is not None}
 
 
 class SearchSpaceFile(_Part):
@@ -259,6 +308,10 @@ def allowed_keys(place: Place, kind: str | None) -> tuple[str, ...]:
             model = CandidateTemplate
         case ("candidate", "insertions", _):
             model = InsertionTemplate
+        case ("candidate", "policy"):
+            model = PolicyTemplate
+        case ("candidate", "pruning"):
+            model = PruningTemplate
         case ("parameters", _):
             model = KINDS.get(kind or "")
     return tuple(model.model_fields) if model else ()

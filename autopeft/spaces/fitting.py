@@ -138,12 +138,12 @@ def _refused(
     """
     facts = rules.facts
     choices = asked.layers if facts.takes_layers else asked.layers[:1]
-    combinations = [
+    every = [
         {name: canonical(value, facts.settings[name]) for name, value in settings.items()}
-        for settings in _combinations(tried)
+        for settings in combinations(tried)
     ]
-    attempts = [(choices[0], settings) for settings in combinations]
-    attempts += [(layers, combinations[0]) for layers in choices[1:]]
+    attempts = [(choices[0], settings) for settings in every]
+    attempts += [(layers, every[0]) for layers in choices[1:]]
     found: dict[str, list[Problem]] = {}
     for modules in sets:
         for layers, settings in attempts:
@@ -152,6 +152,11 @@ def _refused(
                 same = found.setdefault(asked.setting_where(problem.where.rpartition(".")[2]), [])
                 if problem not in same:
                     same.append(problem)
+    return condensed(found)
+
+
+def condensed(found: Mapping[str, list[Problem]]) -> list[Problem]:
+    """One problem per place, the rest counted."""
     reports = []
     for where, same in found.items():
         more = f" (and {len(same) - 1} more like it)" if len(same) > 1 else ""
@@ -160,7 +165,8 @@ def _refused(
     return reports
 
 
-def _combinations(tried: Mapping[str, tuple[Setting, ...]]) -> list[dict[str, Setting]]:
+def combinations(tried: Mapping[str, tuple[Setting, ...]]) -> list[dict[str, Setting]]:
+    """Every combination of these values; where they are too many, one setting varies at a time."""
     count = 1
     for values in tried.values():
         count *= len(values)

@@ -24,6 +24,7 @@ from autopeft.spaces.file import (
     ModulesParameter,
     SearchSpaceFile,
     SizesParameter,
+    Treatment,
     Values,
     names_of_methods,
     reference,
@@ -54,6 +55,8 @@ def of_meaning(space: SearchSpaceFile) -> list[Problem]:
         above[name] = parameter
     for index, insertion in enumerate(space.candidate.insertions):
         problems += _of_insertion(space, index, insertion)
+    for key, treatment in space.candidate.treatments().items():
+        problems += _of_treatment(space, key, treatment)
     rate, most = space.candidate.learning_rate, len(space.candidate.insertions)
     problems += _of_reference(space, ("candidate", "learning_rate"), rate, (*_SCALARS, LearningRateParameter), {})
     if reference(rate) is None and (isinstance(rate, bool | str) or rate <= 0):
@@ -205,6 +208,28 @@ def _of_method(space: SearchSpaceFile, place: Place, insertion: InsertionTemplat
     return found
 
 
+def _of_treatment(space: SearchSpaceFile, key: str, treatment: Treatment) -> list[Problem]:
+    """Whether a setting has a value wherever it is needed depends on the policy or criterion: binding looks at it."""
+    place: Place = ("candidate", key)
+    problems = _of_conditions(space, (*place, "when"), treatment.when, space.parameters)
+    problems += _of_conditions(space, (*place, "unless"), treatment.unless, space.parameters)
+    name = treatment.chosen
+    problems += _of_reference(space, (*place, treatment.names), name, (ChoiceParameter,), treatment.when)
+    parameter = space.parameters.get(reference(name) or "")
+    if isinstance(parameter, ChoiceParameter):
+        where = space.where("parameters", name[1:], "values")
+        problems += [
+            Problem(where, f"{value} is no name of a {key}", "", f"Quote it, or write `{treatment.off}` for none.")
+            for value in parameter.values
+            if not isinstance(value, str)
+        ]
+    for setting, given in treatment.settings.items():
+        target = space.parameters.get(reference(given) or "")
+        exists = {} if target is None else target.when
+        problems += _of_reference(space, (*place, "settings", setting), given, _SCALARS, exists)
+    return problems
+
+
 def _of_reference(
     space: SearchSpaceFile, place: Place, value: object, kinds: tuple[type, ...], given: Mapping[str, Values]
 ) -> list[Problem]:
@@ -226,7 +251,7 @@ def _of_reference(
                 where,
                 f"'{name}' has no value where its `when` does not hold",
                 "",
-                f"Give it `otherwise: VALUE` at {space.where('parameters', name)}, or the insertion the same `when`.",
+                f"Give it `otherwise: VALUE` at {space.where('parameters', name)}, or what uses it the same `when`.",
             )
         ]
     return []
@@ -240,6 +265,9 @@ def _of_unused(space: SearchSpaceFile) -> list[Problem]:
         taken = (insertion.method, insertion.layers, insertion.modules, *insertion.settings.values())
         used |= {reference(value) for value in taken}
         conditional += [insertion.when, insertion.unless]
+    for treatment in space.candidate.treatments().values():
+        used |= {reference(value) for value in (treatment.chosen, *treatment.settings.values())}
+        conditional += [treatment.when, treatment.unless]
     used |= {parent.partition(".")[0] for when in conditional for parent in when}
     return [
         Problem(space.where("parameters", name), "nothing uses this parameter", "", f"Write ${name} under candidate.")

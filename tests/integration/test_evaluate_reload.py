@@ -20,9 +20,9 @@ from autopeft.domain.spec import ModelSpec, SearchSpec
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.inspection import inspect_run
 from autopeft.evaluate.pipeline import open_evaluator
+from autopeft.evaluate.prediction import Predictions
 from autopeft.evaluate.source import source_of
 from autopeft.evaluate.tasks import classification
-from autopeft.evaluate.train import Predictions
 from tests.unit.evaluate_models import LORAS, candidate_of, save_model, write_data
 
 RELOAD = """

@@ -71,10 +71,10 @@ def config_of(kind: str, **changes: Any) -> Any:
     return getattr(transformers, name)(**{**arguments, **changes}, num_labels=2)
 
 
-def classifier_of(kind: str, seed: int = 0) -> Any:
+def classifier_of(kind: str, seed: int = 0, **changes: Any) -> Any:
     """A random model with a classification head, in evaluation mode."""
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(config_of(kind)).eval()
+    model = AutoModelForSequenceClassification.from_config(config_of(kind, **changes)).eval()
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
     return model

@@ -18,8 +18,8 @@ from autopeft.evaluate.base_model import build_on_meta
 from autopeft.evaluate.inspection import inspect_run
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.pipeline import TorchEvaluator
+from autopeft.evaluate.prediction import predict
 from autopeft.evaluate.quality import metrics
-from autopeft.evaluate.train import predict
 from tests.unit.evaluate_models import save_model
 from tests.unit.evaluate_trials import opened, run, spec_of, task_of
 

@@ -202,3 +202,16 @@ def test_the_second_step_and_the_largest_batch_are_watched(sizes: list[int], tra
     assert isinstance(meter, TrackedMeter)
     assert meter._steps == tracked
     assert meter.peak() is None
+
+
+def test_a_sparse_tensor_counts_its_indices_and_its_values() -> None:
+    with StorageTracker() as tracker:
+        indices, values = torch.tensor([[0, 2, 5], [1, 1, 3]]), torch.ones(3)
+        before = tracker.live_bytes
+        assert before == nbytes([indices, values])
+        held = torch.sparse_coo_tensor(indices, values, (8, 8))
+        doubled = held * 2
+        assert tracker.live_bytes >= before + 3 * 4
+        del doubled
+        gc.collect()
+        assert tracker.live_bytes < before + 3 * 4 + 2 * 3 * 8

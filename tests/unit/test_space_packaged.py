@@ -12,6 +12,8 @@ from autopeft.domain.layout import TaskName
 from autopeft.domain.spec import ModelSpec
 from autopeft.evaluate.inspection import inspect_model
 from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.policies import POLICIES
+from autopeft.evaluate.pruning import CRITERIA
 from autopeft.spaces import available, bind, load_space
 from tests.unit.evaluate_models import config_of
 from tests.unit.test_space_binding import drawn
@@ -27,7 +29,10 @@ BERT_BASE = {
 PACKAGED = (
     "autopeft",
     "autopeft-plus",
+    "full",
     "houlsby",
+    "ist",
+    "light-peft",
     "lora",
     "mam",
     "methods",
@@ -90,7 +95,7 @@ def test_every_point_of_every_space_can_be_put_into_the_model(kind, task, tmp_pa
     layout = model_of(kind, task, tmp_path)
     rng = random.Random(5)
     for name in PACKAGED:
-        space = bind(load_space(name), layout, METHODS)
+        space = bind(load_space(name), layout, METHODS, POLICIES, CRITERIA)
         for _ in range(25):
             candidate = space.resolve(drawn(space, rng))
             for insertion in candidate.insertions if candidate else ():
@@ -98,6 +103,12 @@ def test_every_point_of_every_space_can_be_put_into_the_model(kind, task, tmp_pa
                 assert set(insertion.settings) == set(METHODS[insertion.method].facts.settings)
             claims = [METHODS[one.method].occupied(one, layout) for one in (candidate.insertions if candidate else ())]
             assert len(frozenset().union(*claims)) == sum(len(claim) for claim in claims)
+            if candidate and candidate.pruning:
+                assert CRITERIA[candidate.pruning.criterion].problems(candidate, layout) == []
+            if candidate and candidate.policy:
+                rules = POLICIES[candidate.policy.name]
+                assert rules.problems(candidate, layout) == []
+                assert set(candidate.policy.settings) == set(rules.facts.settings)
 
 
 def test_the_space_of_all_methods_holds_every_method_that_does_not_say_why_it_is_left_out(tmp_path):

@@ -12,12 +12,20 @@ from torch import nn
 from autopeft.domain.measurements import MemorySource, PeakMemory
 from autopeft.evaluate.memory.tracker import StorageTracker
 
+Load = tuple[float, int]
+"""What a step is expected to take, compared in this order: activations (tokens times layers that the backward pass goes
+through), and the number of tensors that the optimiser has a state of."""
+
 
 class PeakMeter(Protocol):
     """Watches the steps of one phase."""
 
-    def step(self, number: int) -> AbstractContextManager[None]:
-        """Around step `number`, counted from 0."""
+    def step(self, number: int, load: Load | None = None) -> AbstractContextManager[None]:
+        """Around step `number`, counted from 0; `load` where what trains differs from step to step."""
+        ...
+
+    def aside(self, size: float) -> AbstractContextManager[None]:
+        """Around what is done between two steps on such a size: counts for the peak, not for the mean."""
         ...
 
     def add(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -28,6 +36,10 @@ class PeakMeter(Protocol):
         """The largest peak of the steps so far; None before the first that was watched."""
         ...
 
+    def mean_bytes(self) -> int | None:
+        """Mean of the peaks of single steps, of all or of a random sample; None before the first of them."""
+        ...
+
 
 class AllocatorMeter:
     """Asks the CUDA allocator of this process, every step, so that what lies between steps does not count."""
@@ -36,9 +48,19 @@ class AllocatorMeter:
         self._device = device
         self._live = 0
         self._reserved = 0
+        self._steps: list[int] = []
 
     @contextmanager
-    def step(self, number: int) -> Iterator[None]:
+    def step(self, number: int, load: Load | None = None) -> Iterator[None]:
+        with self._watched():
+            yield
+        self._steps.append(torch.cuda.max_memory_allocated(self._device))
+
+    def aside(self, size: float) -> AbstractContextManager[None]:
+        return self._watched()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
         torch.cuda.reset_peak_memory_stats(self._device)
         try:
             yield
@@ -55,27 +77,65 @@ class AllocatorMeter:
             return None
         return PeakMemory(live_bytes=self._live, reserved_bytes=self._reserved, source=MemorySource.CUDA_ALLOCATOR)
 
+    def mean_bytes(self) -> int | None:
+        return round(sum(self._steps) / len(self._steps)) if self._steps else None
+
 
 class TrackedMeter:
-    """Counts the storages of chosen steps, because tracking every step would slow the training down."""
+    """Counts the storages of chosen steps, because tracking every step would slow the training down.
 
-    def __init__(self, steps: Iterable[int], model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    Where what trains differs from step to step, a step is watched as well whenever it is expected to take more than
+    any watched before: so the one with the largest expected load, the optimiser's state included, always is.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[int],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        sample: Iterable[int] = (),
+    ) -> None:
+        """`steps` are watched for the peak; `sample` too, and the mean is over these alone."""
         self._steps = frozenset(steps)
+        self._sample = frozenset(sample)
+        self._sampled: list[int] = []
+        self._heaviest: Load | None = None
+        self._largest_aside = 0.0
         self._model = model
         self._optimizer = optimizer
         self._peak = 0
         self._tracker: StorageTracker | None = None
 
     @contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        if number not in self._steps:
+    def step(self, number: int, load: Load | None = None) -> Iterator[None]:
+        # Before the first step the optimiser has no state, so that a later one of the same load takes more.
+        heavier = load is not None and number > 0 and (self._heaviest is None or load > self._heaviest)
+        if heavier:
+            self._heaviest = load
+        if not heavier and number not in self._steps | self._sample:
             yield
             return
+        with self._tracked() as tracker:
+            yield
+        if number in self._sample:
+            self._sampled.append(tracker.peak_bytes)
+
+    @contextmanager
+    def aside(self, size: float) -> Iterator[None]:
+        if size <= self._largest_aside:
+            yield
+            return
+        self._largest_aside = size
+        with self._tracked():
+            yield
+
+    @contextmanager
+    def _tracked(self) -> Iterator[StorageTracker]:
         self._tracker = tracker = StorageTracker()
         tracker.register(self._present())
         try:
             with tracker:
-                yield
+                yield tracker
         finally:
             self._peak = max(self._peak, tracker.peak_bytes)
             self._tracker = None
@@ -88,6 +148,9 @@ class TrackedMeter:
     def peak(self) -> PeakMemory | None:
         return PeakMemory(live_bytes=self._peak, source=MemorySource.TRACKED) if self._peak else None
 
+    def mean_bytes(self) -> int | None:
+        return round(sum(self._sampled) / len(self._sampled)) if self._sampled else None
+
     def _present(self) -> Iterator[torch.Tensor]:
         for parameter in self._model.parameters():
             yield parameter
@@ -99,19 +162,23 @@ class TrackedMeter:
 
 
 def training_meter(
-    device: torch.device, sizes: Sequence[int], model: nn.Module, optimizer: torch.optim.Optimizer
+    device: torch.device,
+    sizes: Sequence[float],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sample: Iterable[int] = (),
 ) -> PeakMeter:
-    """A meter for the training phase; `sizes` are rows times padded tokens of each step's largest batch.
+    """A meter for the training phase; `sizes` say what the largest batch of each step takes (`batch_load`).
 
     Without an allocator that reports, two steps are tracked: the second, because the optimiser's state exists from
-    then on, and the one with the largest batch.
+    then on, and the one with the largest batch; and those of `sample`, for the mean.
     """
     if device.type == "cuda":
         return AllocatorMeter(device)
     second = min(1, len(sizes) - 1)
     largest = max(range(second, len(sizes)), key=lambda step: sizes[step])
     tracked = {second, largest} | ({0} if sizes[0] > sizes[largest] else set())
-    return TrackedMeter(tracked, model, optimizer)
+    return TrackedMeter(tracked, model, optimizer, sample)
 
 
 def inference_meter(device: torch.device, model: nn.Module) -> PeakMeter:

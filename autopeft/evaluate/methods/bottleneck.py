@@ -45,6 +45,7 @@ def _facts(name: str, title: str, paper: str, summary: str, defaults: Mapping[st
         merges=False,
         quantised=True,
         library="autopeft",
+        scales=True,
     )
 
 

@@ -106,6 +106,7 @@ METHODS = (
             "LoRA",
             "Hu et al., ICLR 2022 (arXiv:2106.09685)",
             "Two thin matrices beside each linear module, whose product is added to its weight.",
+            scales=True,
         )
     ),
     Lora(
@@ -114,6 +115,7 @@ METHODS = (
             "rsLoRA",
             "Kalajdzievski 2023 (arXiv:2312.03732)",
             "LoRA whose update is divided by the root of the rank, so that high ranks learn as fast as low ones.",
+            scales=True,
         ),
         use_rslora=True,
     ),
@@ -123,6 +125,7 @@ METHODS = (
             "DoRA",
             "Liu et al., ICML 2024 (arXiv:2402.09353)",
             "LoRA on the direction of each weight column, and its magnitude beside it.",
+            scales=True,
         ),
         use_dora=True,
     ),
@@ -158,6 +161,7 @@ METHODS = (
             "MiCA",
             "2026 (arXiv:2604.01694)",
             "LoRA that trains A only; B stays on the directions in which the weight is weakest.",
+            scales=True,
             quantised=False,
         ),
         init_lora_weights="mica",

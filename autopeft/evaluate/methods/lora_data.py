@@ -208,6 +208,7 @@ METHODS = (
             "EVA",
             "Paischer et al. 2024 (arXiv:2410.07170)",
             "LoRA whose A starts from the main directions of the inputs that training rows give each module.",
+            scales=True,
             alone=True,
         )
     ),

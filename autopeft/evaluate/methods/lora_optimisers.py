@@ -70,6 +70,7 @@ METHODS = (
             "LoRA+",
             "Hayou et al., ICML 2024 (arXiv:2402.12354)",
             "LoRA whose B learns faster than its A.",
+            scales=True,
             settings={**SETTINGS, "lr_ratio": FloatDomain(low=1.0, high=64.0, log=True)},
             defaults={**DEFAULTS, "lr_ratio": 16.0},
             alone=True,
@@ -81,6 +82,7 @@ METHODS = (
             "LoRA-FA",
             "Zhang et al. 2023 (arXiv:2308.03303)",
             "LoRA that trains B only; A stays random, and its inputs need not be kept.",
+            scales=True,
             alone=True,
         )
     ),

@@ -14,6 +14,7 @@ import torch
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.results import TaskInfo
+from autopeft.evaluate.arithmetic import batch_size, moved
 from autopeft.evaluate.data.batches import Batch, Padding, TokenisedSplit, evaluation_batches, train_batches
 from autopeft.evaluate.data.prompts import CHOICE, GENERATED
 from autopeft.evaluate.data.table import Exchange, Exchanges
@@ -24,7 +25,6 @@ from autopeft.evaluate.tasks.generation import Decoding, generate
 from autopeft.evaluate.tasks.likelihood import Likelihoods, forward_scores, likelihoods
 from autopeft.evaluate.tasks.rendering import Rendered, Renderer, check_template
 from autopeft.evaluate.tasks.task import Limits, Scored
-from autopeft.evaluate.train import batch_size, moved
 
 
 @dataclass(frozen=True)

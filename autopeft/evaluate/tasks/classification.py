@@ -12,9 +12,9 @@ from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.results import TaskInfo
 from autopeft.evaluate.data.batches import Batch, Padding, evaluation_batches, tokenised, train_batches
 from autopeft.evaluate.data.table import Split
+from autopeft.evaluate.prediction import inference_peak, predict
 from autopeft.evaluate.quality import metrics, predictions
 from autopeft.evaluate.tasks.task import Limits, Scored
-from autopeft.evaluate.train import inference_peak, predict
 
 
 @dataclass(frozen=True)

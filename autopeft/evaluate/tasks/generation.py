@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from autopeft.evaluate.arithmetic import autocast
 from autopeft.evaluate.outcomes import NotFiniteError
 from autopeft.evaluate.tasks.generation_reference import generate_plainly, until_stop
-from autopeft.evaluate.train import autocast
 
 
 @dataclass(frozen=True)

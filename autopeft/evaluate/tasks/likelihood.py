@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.nn.functional import log_softmax
 
+from autopeft.evaluate.arithmetic import autocast, moved
 from autopeft.evaluate.data.batches import NO_LABEL, Batch
 from autopeft.evaluate.outcomes import NotFiniteError
-from autopeft.evaluate.train import autocast, moved
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""What computing on a device needs, in training and in prediction: arithmetic, batches on the device, its clock."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from autopeft.evaluate.data.batches import Batch
+
+
+def arithmetic_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
+    """What autocast computes in: bfloat16 on a GPU and wherever the frozen weights are in half precision; else None.
+
+    float16 weights on the CPU are the exception: the CPU's layer norm refuses bfloat16 inputs beside them. Elsewhere
+    they are computed with in bfloat16 as well, whose range needs no scaling of the loss.
+    """
+    if device.type == "cpu" and dtype == torch.float16:
+        return torch.float16
+    return torch.bfloat16 if device.type == "cuda" or dtype != torch.float32 else None
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Arithmetic in `arithmetic_dtype`, in which half-precision weights and a float32 head meet."""
+    chosen = arithmetic_dtype(device, dtype)
+    return torch.autocast(device.type, dtype=chosen or torch.bfloat16, enabled=chosen is not None)
+
+
+def computing_dtype(device: torch.device, dtype: torch.dtype) -> str:
+    """The dtype of the weights, and what autocast computes in: `float32`, or `float32, bfloat16 autocast`."""
+    chosen = arithmetic_dtype(device, dtype)
+    names = [str(dtype), *([f"{chosen} autocast"] if chosen else [])]
+    return ", ".join(name.removeprefix("torch.") for name in names)
+
+
+def wait(device: torch.device) -> None:
+    """Let a GPU finish what it was given, so that a clock read afterwards counts all of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def batch_size(batch: Batch) -> int:
+    """Rows times padded tokens."""
+    return batch.inputs["input_ids"].numel()
+
+
+def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """The arguments of the model's forward pass on `device`, labels included."""
+    tensors = {**batch.inputs, "labels": batch.labels}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def batch_load(batch: Batch) -> float:
+    """A measure of the memory that a batch takes: its size, and of equal ones more where padding needs a mask."""
+    return batch_size(batch) + (0.5 if batch.tokens < batch_size(batch) else 0.0)
