@@ -229,8 +229,7 @@ def learnable(number: int) -> Batch:
     return Batch(batch.inputs, (batch.inputs["input_ids"][:, 0] < 12).long(), batch.row_ids, batch.tokens)
 
 
-@pytest.mark.parametrize("reward", ["exponential", "standardised"])
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize(("kind", "reward"), [("bert", "exponential"), ("llama", "standardised")])
 def test_ist_ranks_first_the_only_layers_that_can_matter(kind: str, reward: str) -> None:
     rate = 10.0 if reward == "exponential" else 0.3
     policy = policy_of("ist", interval=4, probes=6, trained=0.5, factor=0.0, rows=96, reward=reward, score_rate=rate)

@@ -261,7 +261,8 @@ def test_the_heaviest_step_is_watched_and_the_mean_lies_below_the_peak() -> None
 @pytest.mark.slow
 def test_every_method_that_is_not_refused_can_be_trained_layer_by_layer() -> None:
     policy, tried, refused = policy_of("lisa", layers=1, interval=1), [], []
-    layout = inspect_layout(model_of("llama"))
+    small = model_of("llama", 2)
+    layout = inspect_layout(small)
     calibrated = ("eva", "corda", "lora-ga")  # need training rows, and train as LoRA does
     for method in METHODS:
         insertion = insertion_of(layout, method)
@@ -272,10 +273,23 @@ def test_every_method_that_is_not_refused_can_be_trained_layer_by_layer() -> Non
             refused.append(method)
             continue
         tried.append(method)
-        with training("llama", policy, method=method, steps=1) as (run, _):
-            for _ in run.run():
-                closed = [layer for layer in run.gates.layers if layer not in run.gates.open]
-                frozen = [p for layer in closed for p in run.gates.parameters(layer) if not p.requires_grad]
-                assert frozen, method
+        with training("llama", policy, method=method, steps=1, model=small) as (run, _):
+            assert run._policy is not None
+            run._policy.before_step(0)
+            closed = [layer for layer in run.gates.layers if layer not in run.gates.open]
+            assert closed, method
+            assert any(not part.requires_grad for layer in closed for part in run.gates.parameters(layer)), method
+            assert run._loss(rows(0)).requires_grad, method
     assert {"adalora", "lora-fa", "unilora", "tinylora"} <= set(refused)
     assert len(tried) > 40
+
+
+def test_a_closed_layer_lets_go_of_the_gradients_it_holds() -> None:
+    with training() as (run, _):
+        run._loss(rows(0)).backward()
+        run.gates.set({1, 3})
+        for layer in range(4):
+            held = [part.grad is not None for part in run.gates.parameters(layer)]
+            assert all(held) if layer in (1, 3) else not any(held)
+        with pytest.raises(ValueError, match="nothing trainable"):
+            run.gates.set({4})
