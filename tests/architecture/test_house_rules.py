@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def imported(path):
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_no_file_is_longer_than_400_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_a_wheel_has_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES if path.name == "__init__.py"} - {
+        "tests"
+    }
+    content = {"dashboards", "objectives", "search_spaces"}
+    assert set(listed) == {f"autopeft.{name}" if name in content else name for name in found}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
