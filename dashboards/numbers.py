@@ -123,6 +123,9 @@ def candidate_lines(candidate: Candidate) -> list[tuple[str, str]]:
         knobs = ", ".join(f"{name} {setting(value)}" for name, value in insertion.settings.items())
         where = ", ".join((f"layers {spans(insertion.layers)}", *insertion.modules))
         lines.append((insertion.method, f"{where}; {knobs}" if knobs else where))
+    for what, chosen, settings in candidate.treatments():
+        said = ", ".join(f"{name} {setting(value)}" for name, value in settings.items())
+        lines.append((what.capitalize(), f"{chosen}; {said}" if said else chosen))
     if not candidate.insertions:
         lines.append(("Trained", "the head alone"))
     return lines

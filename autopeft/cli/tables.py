@@ -132,6 +132,7 @@ def candidate_text(trial: Trial) -> str:
         parts.append(f"layer{'s' if len(layers) != 1 else ''} {ranges(layers)}")
     if not parts:
         parts.append("head only")
+    parts += [chosen for _, chosen, _ in trial.candidate.treatments()]
     parts.append(f"lr {setting(trial.candidate.learning_rate)}")
     return " · ".join(parts)
 

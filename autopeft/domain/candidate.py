@@ -78,6 +78,15 @@ class Candidate(BaseModel):
         """Identity: two candidates with one digest train the same thing."""
         return digest_of(self.model_dump(mode="json", exclude_none=True))
 
+    def treatments(self) -> tuple[tuple[str, str, dict[str, Setting]], ...]:
+        """What is done beside the insertions: `pruning` and `policy`, each with its name and settings."""
+        found = []
+        if self.pruning is not None:
+            found.append(("pruning", self.pruning.criterion, self.pruning.settings))
+        if self.policy is not None:
+            found.append(("policy", self.policy.name, self.policy.settings))
+        return tuple(found)
+
     def layers(self) -> tuple[int, ...]:
         """Every layer that holds something trainable, ascending."""
         return tuple(sorted({layer for insertion in self.insertions for layer in insertion.layers}))

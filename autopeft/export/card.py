@@ -143,6 +143,8 @@ def _insertions(scored: ScoredTrial) -> list[str]:
         + ", ".join(f"{name} {value}" for name, value in one.settings.items())
         for one in candidate.insertions
     ]
+    for what, chosen, settings in candidate.treatments():
+        lines.append(f"- {what} `{chosen}`: {', '.join(f'{key} {value}' for key, value in settings.items())}")
     return [*(lines or ["- the head alone"]), f"- learning rate {candidate.learning_rate:g}"]
 
 

@@ -9,7 +9,7 @@ from autopeft.app.objectives import load_objectives
 from autopeft.cli.progress import LiveProgress, PlainProgress
 from autopeft.cli.tables import candidate_text
 from autopeft.domain.budget import Budget, Spent
-from autopeft.domain.candidate import Candidate, Insertion
+from autopeft.domain.candidate import Candidate, Insertion, Policy
 from autopeft.domain.events import Notice, RungReached, RunOpened, TrialEnded, TrialStarted
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
 from autopeft.domain.results import Front, score
@@ -129,6 +129,7 @@ def test_a_mix_names_the_layers_that_its_parts_share_once():
         Insertion(method="prefix", layers=(0, 2), modules=(), settings={"length": 6}),
         Insertion(method="lora", layers=(1,), modules=("attention.query",), settings={"rank": 4}),
     )
-    mix = trial(1).model_copy(update={"candidate": Candidate(insertions=parts, learning_rate=1e-4)})
-    text = "serial size 24 on out + prefix length 6 · layers 0,2 · lora r4 · q · layer 1 · lr 0.0001"
+    policy = Policy(name="ist", settings={"trained": 0.25})
+    mix = trial(1).model_copy(update={"candidate": Candidate(insertions=parts, learning_rate=1e-4, policy=policy)})
+    text = "serial size 24 on out + prefix length 6 · layers 0,2 · lora r4 · q · layer 1 · ist · lr 0.0001"
     assert candidate_text(mix) == text
