@@ -7,7 +7,7 @@ from autopeft.objectives.accuracy import objective as accuracy
 from autopeft.objectives.train_peak_bytes import objective as train_peak_bytes
 
 from autopeft.domain.budget import Spent
-from autopeft.domain.candidate import Candidate, Insertion
+from autopeft.domain.candidate import Candidate, Insertion, Policy, Pruning
 from autopeft.domain.layout import LayerLayout, ModelLayout, ModuleLayout, Role
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
 from autopeft.domain.ports import Proposal
@@ -71,11 +71,16 @@ def record_of(name="a-run", task=TASK, created_at=1000.0, **spec):
 
 
 def candidate_of(index, rank=4):
-    """A candidate that differs from those of other indices in its learning rate."""
+    """A candidate with every field filled, which differs from those of other indices in its learning rate."""
     insertion = Insertion(
-        method="lora", layers=(0, 1), modules=("attention.query",), settings={"rank": rank, "variant": "lora"}
+        method="lora", layers=(0, 1), modules=("attention.query",), settings={"rank": rank, "dropout": 0.1}
     )
-    return Candidate(insertions=(insertion,), learning_rate=1e-4 * (index + 1))
+    return Candidate(
+        insertions=(insertion,),
+        learning_rate=1e-4 * (index + 1),
+        pruning=Pruning(criterion="light-peft", settings={"heads": 0.25, "ffn_scope": "layer"}),
+        policy=Policy(name="ist", settings={"trained": 0.5}),
+    )
 
 
 def proposal_of(index):
@@ -111,6 +116,14 @@ def measurements_of(quality=0.75, peak=2**20, **more):
         "adapter_bytes": 2048,
         "train_peak": PeakMemory(live_bytes=peak, source=MemorySource.TRACKED, reserved_bytes=peak + 1),
         "infer_peak": PeakMemory(live_bytes=peak // 2, source=MemorySource.CUDA_ALLOCATOR),
+        "train_mean_bytes": peak - 100,
+        "estimation_peak": PeakMemory(live_bytes=peak + 200, source=MemorySource.TRACKED),
+        "estimation_s": 0.6,
+        "pruning_s": 0.2,
+        "copied_bytes": 4096,
+        "kept_parameters": 900,
+        "layer_scores": ((10, (0.25, -0.5)), (20, (0.5, -1.0))),
+        "scored_layers": (0, 1),
         "device": "cpu",
         "dtype": "float32",
     }
