@@ -57,13 +57,15 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     layout = inspect_layout(base_model).model_copy(update={"head_paths": tuple(record["head_paths"])})
     insertions = [Insertion.model_validate(one) for one in record["insertions"]]
     configs = [one and PeftConfig.from_peft_type(**one) for one in record["peft_configs"]]
+    untouched = untouched or Untouched(base_model)
     try:
-        untouched, state = untouched or Untouched(base_model), load_file(folder / WEIGHTS)
+        state = load_file(folder / WEIGHTS)
         composed = compose(untouched, insertions, layout, configs=configs)
         if record.get("pruning") is not None:
             prune(untouched, composed, insertions, layout, from_record(record["pruning"], state))
         load_state(base_model, {name: values for name, values in state.items() if not name.startswith(FOLDED)})
-    except (UserError, ValueError, KeyError, AttributeError) as error:
+    except (UserError, ValueError, LookupError, AttributeError) as error:
+        untouched.restore()  # half of an adapter is worse than none
         raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from error
     return base_model.requires_grad_(False).eval()
 

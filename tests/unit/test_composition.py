@@ -131,3 +131,13 @@ def test_a_method_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="dora: ZeroDivisionError: half way"), removed_afterwards(untouched):
         insert(untouched, candidate, inspect_layout(model), 0)
     assert_same(before, state_of(model))
+
+
+def test_a_model_that_an_adapter_does_not_fit_stays_as_it_was(tmp_path: Path) -> None:
+    model, candidate = mixed("bert")
+    save_adapter(insert(Untouched(model), candidate, inspect_layout(model), 3), tmp_path / "mix")
+    other = classifier_of("bert", intermediate_size=20)
+    before = state_of(other)
+    with pytest.raises(autopeft.AdapterError, match="does not fit"):
+        autopeft.load_adapter(other, tmp_path / "mix")
+    assert_same(before, state_of(other))

@@ -15,6 +15,8 @@ from autopeft.evaluate.memory.tracker import StorageTracker
 Load = tuple[float, int]
 """What a step is expected to take, compared in this order: activations (tokens times layers that the backward pass goes
 through), and the number of tensors that the optimiser has a state of."""
+NEAR, NEAR_STEPS = 0.8, 24
+"""So many steps are watched whose expected load is at least this share of the heaviest so far."""
 
 
 class PeakMeter(Protocol):
@@ -85,7 +87,8 @@ class TrackedMeter:
     """Counts the storages of chosen steps, because tracking every step would slow the training down.
 
     Where what trains differs from step to step, a step is watched as well whenever it is expected to take more than
-    any watched before: so the one with the largest expected load, the optimiser's state included, always is.
+    any watched before, and so are the first `NEAR_STEPS` that are expected to take nearly as much: an expectation
+    counts layers, and not what each of them keeps.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class TrackedMeter:
         self._sample = frozenset(sample)
         self._sampled: list[int] = []
         self._heaviest: Load | None = None
+        self._near = 0
         self._largest_aside = 0.0
         self._model = model
         self._optimizer = optimizer
@@ -112,6 +116,10 @@ class TrackedMeter:
         heavier = load is not None and number > 0 and (self._heaviest is None or load > self._heaviest)
         if heavier:
             self._heaviest = load
+        elif load is not None and self._heaviest is not None and self._near < NEAR_STEPS:
+            near = load[0] >= NEAR * self._heaviest[0]
+            self._near += near
+            heavier = near
         if not heavier and number not in self._steps | self._sample:
             yield
             return
