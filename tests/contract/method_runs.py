@@ -21,7 +21,7 @@ from autopeft.domain.candidate import Candidate, Insertion
 from autopeft.domain.layout import ModelLayout
 from autopeft.evaluate.insertion import Inserted, Untouched, insert
 from autopeft.evaluate.layout import inspect_layout
-from autopeft.evaluate.methods import Calibration
+from autopeft.evaluate.methods import METHODS, Calibration
 from tests.unit.evaluate_models import WORDS, config_of
 
 gc.freeze()  # every removal collects garbage, which would look through all that the libraries loaded, for a second
@@ -61,6 +61,22 @@ def base_of(kind: str, seed: int = 0) -> Base:
     # At the usual 0.02 so narrow a model says the same of every text, and there is nothing to learn by heart.
     model = auto.from_config(config_of(kind, initializer_range=0.2)).eval().requires_grad_(False)
     return Base(kind, model, inspect_layout(model), Untouched(model))
+
+
+def fitting(name: str, layout: ModelLayout, layers: tuple[int, ...]) -> Insertion:
+    """The method at its defaults in these layers, its knob at the first step of the ladder that fits the model.
+
+    Where none does, the last one tried, with which `Method.problems` says why.
+    """
+    method = METHODS[name]
+    settings, modules = dict(method.facts.defaults), method.default_modules(layout)
+    for value in method.facts.ladder or (None,):
+        if value is not None:
+            settings = {**settings, str(method.facts.knob): value}
+        found = Insertion(method=name, layers=layers, modules=modules, settings=settings)
+        if not method.problems(found, layout):
+            break
+    return found
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from autopeft.domain.candidate import Candidate, Insertion
-from autopeft.domain.layout import ModelLayout
+from autopeft.domain.candidate import Candidate
 from autopeft.evaluate.artefact import save_adapter
 from autopeft.evaluate.insertion import insert
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.loading import load_adapter
 from autopeft.evaluate.methods import METHODS, Calibration, PeftMethod
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
+from tests.contract.method_runs import fitting
 from tests.unit.evaluate_models import batch, classifier_of, config_of
-
-gc.freeze()  # every removal collects garbage, which would look through all that the libraries loaded
 
 NAMES = [name for name, one in METHODS.items() if isinstance(one, PeftMethod) and not one.facts.alone]
 SHARED = {"frod", "lily", "pvera", "randlora", "tinylora", "unilora", "vblora", "vera"}
@@ -32,18 +29,6 @@ def model_of() -> Any:
     torch.manual_seed(0)
     changes = {"hidden_size": 64, "intermediate_size": 96}
     return type(classifier_of("bert"))(config_of("bert", **changes)).eval().requires_grad_(False)
-
-
-def insertion_of(name: str, layout: ModelLayout, layers: tuple[int, ...]) -> Insertion:
-    method = METHODS[name]
-    for value in method.facts.ladder or (None,):
-        settings = dict(method.facts.defaults)
-        if value is not None:
-            settings[str(method.facts.knob)] = value
-        found = Insertion(method=name, layers=layers, modules=method.default_modules(layout), settings=settings)
-        if not method.problems(found, layout):
-            return found
-    raise AssertionError(f"{name} fits with no value of its knob")
 
 
 def trained(model: Any, steps: int = 3) -> None:
@@ -60,7 +45,7 @@ def trained(model: Any, steps: int = 3) -> None:
 def test_every_insertion_of_a_method_is_trained(name: str) -> None:
     model = model_of()
     layout, untouched = inspect_layout(model), Untouched(model)
-    parts = tuple(insertion_of(name, layout, layers) for layers in ((0,), (1,), (2,)))
+    parts = tuple(fitting(name, layout, layers) for layers in ((0,), (1,), (2,)))
     inserted = insert(untouched, Candidate(insertions=parts, learning_rate=1e-2), layout, 0)
     first = {key: part.detach().clone() for key, part in model.named_parameters() if part.requires_grad}
     trained(inserted.model)
@@ -75,10 +60,8 @@ def test_every_insertion_of_a_method_is_trained(name: str) -> None:
 def test_insertions_into_parts_of_the_layers_compute_what_one_into_all_does(name: str) -> None:
     one, parted = model_of(), model_of()
     layout = inspect_layout(one)
-    whole = Candidate(insertions=(insertion_of(name, layout, (0, 1, 2)),), learning_rate=1e-2)
-    parts = Candidate(
-        insertions=tuple(insertion_of(name, layout, layers) for layers in ((0,), (1, 2))), learning_rate=1e-2
-    )
+    whole = Candidate(insertions=(fitting(name, layout, (0, 1, 2)),), learning_rate=1e-2)
+    parts = Candidate(insertions=tuple(fitting(name, layout, layers) for layers in ((0,), (1, 2))), learning_rate=1e-2)
     alone = insert(Untouched(one), whole, layout, 0)
     trained(alone.model)
     mixed = insert(Untouched(parted), parts, layout, 0)
@@ -105,7 +88,7 @@ def test_loading_an_adapter_with_many_targets_leaves_the_base_as_it_was(name: st
     method = METHODS[name]
     if layout.task not in method.facts.tasks:
         pytest.skip("not for this task")
-    insertion = insertion_of(name, layout, tuple(range(11)))
+    insertion = fitting(name, layout, tuple(range(11)))
     calibration = Calibration([batch(seed) for seed in range(8)], nullcontext)
     with removed_afterwards(untouched):
         candidate = Candidate(insertions=(insertion,), learning_rate=1e-2)

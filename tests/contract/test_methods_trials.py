@@ -25,6 +25,7 @@ from autopeft.evaluate.methods import METHODS, Calibration
 from autopeft.evaluate.pipeline import TorchEvaluator, open_evaluator
 from autopeft.evaluate.train import autocast, moved
 from autopeft.evaluate.untouched import removed_afterwards
+from tests.contract.method_runs import fitting
 from tests.unit.evaluate_models import save_model, write_data
 from tests.unit.evaluate_trials import run
 
@@ -54,16 +55,10 @@ def evaluator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def insertion_of(name: str, layout: ModelLayout) -> Insertion:
-    method = METHODS[name]
-    settings = dict(method.facts.defaults)
-    roles, layers = method.default_modules(layout), tuple(range(len(layout.layers)))
-    for value in method.facts.ladder or (None,):
-        if value is not None:
-            settings[str(method.facts.knob)] = value
-        found = Insertion(method=name, layers=layers, modules=roles, settings=settings)
-        if not method.problems(found, layout):
-            return found
-    pytest.skip(f"{name} does not fit: {method.problems(found, layout)[0].found}")
+    found = fitting(name, layout, tuple(range(len(layout.layers))))
+    if problems := METHODS[name].problems(found, layout):
+        pytest.skip(f"{name} does not fit: {problems[0].found}")
+    return found
 
 
 @pytest.mark.parametrize("names", [*((name,) for name in METHODS), MIX], ids="+".join)
