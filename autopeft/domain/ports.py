@@ -14,6 +14,7 @@ from autopeft.domain.candidate import Candidate, Insertion, Setting
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.measurements import Rung
+from autopeft.domain.memory import Prediction
 from autopeft.domain.method import MethodFacts, TreatmentFacts
 from autopeft.domain.results import RunRecord, ScoredTrial
 from autopeft.domain.trial import Outcome, Trial, TrialStatus
@@ -156,6 +157,18 @@ class Sampler(Protocol):
 
     def replay(self, history: Sequence[ScoredTrial]) -> None:
         """Learn a stored history, in order of number, running and pending trials included."""
+        ...
+
+
+class MemoryForecast(Protocol):
+    """Foretells the training memory of candidates, without weights and without training."""
+
+    def predict(self, candidate: Candidate) -> Prediction | None:
+        """The peak that the trial will measure; None where it cannot be told. Quick for candidates of known kinds."""
+        ...
+
+    def why_not(self, candidate: Candidate) -> str:
+        """Why there is no prediction; empty where there is one."""
         ...
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from autopeft.evaluate.data.batches import Batch
+
+_ON_META: ContextVar[torch.dtype | None] = ContextVar("_ON_META", default=None)
 
 
 def arithmetic_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
@@ -25,6 +29,21 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     """Arithmetic in `arithmetic_dtype`, in which half-precision weights and a float32 head meet."""
     chosen = arithmetic_dtype(device, dtype)
     return torch.autocast(device.type, dtype=chosen or torch.bfloat16, enabled=chosen is not None)
+
+
+def autocasting(device: torch.device) -> bool:
+    """Whether autocast is on for tensors of this device; on `meta`, which it passes by, whether one is emulated."""
+    return _ON_META.get() is not None if device.type == "meta" else torch.is_autocast_enabled(device.type)
+
+
+@contextmanager
+def emulated_autocast(lower: torch.dtype | None) -> Iterator[None]:
+    """Inside, `autocasting` says of `meta` what it would say of the device that is emulated there."""
+    token = _ON_META.set(lower)
+    try:
+        yield
+    finally:
+        _ON_META.reset(token)
 
 
 def computing_dtype(device: torch.device, dtype: torch.dtype) -> str:

@@ -5,11 +5,26 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+class Event(NamedTuple):
+    """A storage is made or given up."""
+
+    storage: int
+    """Its number, counted from 1 in the order of birth."""
+    size: int
+    """Bytes; negative where it is given up."""
+
+
+class _Known(NamedTuple):
+    reference: weakref.ref[Any]
+    size: int
+    number: int
 
 
 class StorageTracker(TorchDispatchMode):
@@ -20,11 +35,14 @@ class StorageTracker(TorchDispatchMode):
     a kernel is not seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, events: list[Event] | None = None) -> None:
+        """`events` gets every birth and death in order, where a list is given."""
         super().__init__()
         self.live_bytes = 0
         self.peak_bytes = 0
-        self._storages: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._storages: dict[int, _Known] = {}
+        self._events = events
+        self._count = 0
 
     def register(self, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors that exist already."""
@@ -36,11 +54,14 @@ class StorageTracker(TorchDispatchMode):
         self._storages.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = self._result(func, args, dict(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._see(leaf)
         return result
+
+    def _result(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
 
     def _see(self, tensor: torch.Tensor) -> None:
         if tensor.layout is not torch.strided:
@@ -50,27 +71,31 @@ class StorageTracker(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         known = self._storages.get(key)
-        if known is not None and known[0]() is not None:
-            if known[1] != size:  # resized in place
-                self._storages[key] = (known[0], size)
-                self._add(size - known[1])
+        if known is not None and known.reference() is not None:
+            if known.size != size:  # resized in place
+                self._storages[key] = known._replace(size=size)
+                self._add(known.number, -known.size)
+                self._add(known.number, size)
             return
         if known is not None:
-            self._died(key, known[0])
+            self._died(key, known.reference)
+        self._count += 1
         reference = weakref.ref(storage, functools.partial(self._died, key))
-        self._storages[key] = (reference, size)
-        self._add(size)
+        self._storages[key] = _Known(reference, size, self._count)
+        self._add(self._count, size)
 
     def _died(self, key: int, reference: weakref.ref[Any]) -> None:
         # An address can be taken again before the old storage's callback runs; only its own entry may go.
         known = self._storages.get(key)
-        if known is not None and known[0] is reference:
+        if known is not None and known.reference is reference:
             del self._storages[key]
-            self._add(-known[1])
+            self._add(known.number, -known.size)
 
-    def _add(self, size: int) -> None:
+    def _add(self, number: int, size: int) -> None:
         self.live_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        if self._events is not None and size:
+            self._events.append(Event(number, size))
 
 
 def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from autopeft.evaluate.arithmetic import autocasting
+
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
@@ -44,7 +46,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., wide_in] -> [..., wide_out]`, in the dtype of the weights or of autocast."""
-        if not torch.is_autocast_enabled(x.device.type):
+        if not autocasting(x.device):
             x = x.to(self.down.weight.dtype)
         inner = _ACTIVATIONS[self.activation](self.down(x))
         found: torch.Tensor = self.scale * self.up(inner)

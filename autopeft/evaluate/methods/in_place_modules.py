@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.evaluate.arithmetic import autocasting
+
 _SHORT = (torch.bfloat16, torch.float16)
 
 
@@ -52,9 +54,9 @@ class _Mixed:
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """As it is where autocast is on; else in autocast, and back to the dtype of the base."""
-        device = next(self._module.parameters()).device.type
-        if torch.is_autocast_enabled(device):
+        device = next(self._module.parameters()).device
+        if autocasting(device):
             return self._original(*arguments, **named)
-        with torch.autocast(device, dtype=self._dtype):
+        with torch.autocast(device.type, dtype=self._dtype):
             found = self._original(*arguments, **named)
         return found.to(self._dtype) if isinstance(found, torch.Tensor) else found

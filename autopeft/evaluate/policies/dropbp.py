@@ -113,6 +113,9 @@ class _Running(RunningPolicy):
     def weight(self) -> float:
         return (len(self._flops) - len(self._gone)) / len(ENDS)
 
+    def cut(self) -> frozenset[tuple[int, Role]]:
+        return frozenset((place // len(ENDS), ENDS[place % len(ENDS)]) for place in self._gone)
+
     def state(self) -> dict[str, Any]:
         return {"rates": list(self._rates)}
 

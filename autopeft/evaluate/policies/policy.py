@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.domain.candidate import Candidate, Setting
 from autopeft.domain.errors import Problem
-from autopeft.domain.layout import ModelLayout
+from autopeft.domain.layout import ModelLayout, Role
 from autopeft.domain.method import TreatmentFacts
 from autopeft.evaluate.policies.gates import Gates
 
@@ -63,6 +63,10 @@ class RunningPolicy:
         depth = len(self.context.layout.layers)
         lowest = 0 if gates.below else min(gates.open, default=depth)
         return depth - lowest + len(gates.open) / (4 * max(1, depth))
+
+    def cut(self) -> frozenset[tuple[int, Role]]:
+        """Layers, and modules in them, whose output is kept out of the coming backward pass."""
+        return frozenset()
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the training depends on, as JSON values; empty where the step decides alone."""

@@ -1,0 +1,152 @@
+"""The training memory of a search's candidates, foretold as its trials will measure it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from autopeft.domain.candidate import Candidate
+from autopeft.domain.layout import ModelLayout
+from autopeft.domain.memory import Prediction
+from autopeft.domain.spec import SearchSpec
+from autopeft.evaluate.arithmetic import arithmetic_dtype, batch_load
+from autopeft.evaluate.base_model import BaseModel, build_on_meta
+from autopeft.evaluate.data.batches import Batch, plan
+from autopeft.evaluate.data.load import load_data
+from autopeft.evaluate.devices import choose_device
+from autopeft.evaluate.insertion import Inserted
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.kinds import Pattern
+from autopeft.evaluate.memory.predictor import StepPredictor, prediction_of
+from autopeft.evaluate.memory.rehearsal import patterns
+from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.tracing import MetaModel
+from autopeft.evaluate.pruning import scores
+from autopeft.evaluate.pruning.decision import decide
+from autopeft.evaluate.pruning.phase import Estimation, apply, estimation_steps
+from autopeft.evaluate.pruning.shape import sites
+from autopeft.evaluate.pruning.surgery import Folded, Pruned
+from autopeft.evaluate.tasks import make_task
+from autopeft.evaluate.train import planned_steps
+from autopeft.evaluate.untouched import Untouched
+
+
+class Forecast:
+    """An `autopeft.domain.ports.MemoryForecast` for one model, one setup and one length of training."""
+
+    def __init__(self, model: MetaModel, setup: Setup, *, seed: int, steps: int) -> None:
+        """`steps` are the planned optimiser steps and `seed` the trials', on which policies and prunings depend."""
+        self._model = model
+        self.setup = setup
+        self._seed = seed
+        self._steps = steps
+        self._predictor = StepPredictor(model, setup)
+        self._known: dict[str, Prediction | str] = {}
+
+    @property
+    def layout(self) -> ModelLayout:
+        """Of the model."""
+        return self._model.layout
+
+    @property
+    def traces(self) -> int:
+        """How many models were traced so far."""
+        return self._predictor.traces
+
+    def predict(self, candidate: Candidate) -> Prediction | None:
+        """The peak of the training phase: after the pruning of a candidate that prunes; None where it is not known.
+
+        A method may defy tracing without weights; `why_not` then says how.
+        """
+        known = self._known.get(candidate.digest)
+        if known is None:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    known = self._predicted(candidate)
+            except Exception as error:  # whatever a library raises on a model without weights
+                known = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            self._known[candidate.digest] = known
+        return known if isinstance(known, Prediction) else None
+
+    def why_not(self, candidate: Candidate) -> str:
+        """Why there is no prediction; empty where there is one."""
+        self.predict(candidate)
+        known = self._known[candidate.digest]
+        return known if isinstance(known, str) else ""
+
+    def estimation(self, candidate: Candidate) -> Prediction | None:
+        """The peak of the estimation phase; None for a candidate that prunes nothing."""
+        pruning = candidate.pruning
+        if pruning is None:
+            return None
+        wiring = self._model.wiring(candidate, self.setup)
+        steps = estimation_steps(pruning, max(2, self._steps))
+
+        def masked(untouched: Untouched, inserted: Inserted) -> None:
+            Estimation(untouched, inserted, pruning, wiring, seed=self._seed, steps=steps, passes=1)
+
+        return prediction_of(self._model.timeline(candidate, self.setup, changed=masked))
+
+    def _predicted(self, candidate: Candidate) -> Prediction:
+        steps = self._steps
+        if candidate.pruning is not None:
+            steps -= estimation_steps(candidate.pruning, max(2, steps))
+        found = patterns(candidate, self.layout, self._seed, max(1, steps), self.setup.tokens)
+        if candidate.pruning is not None:
+            # Which of the heaviest steps it is hardly matters beside what was pruned, and each is a trace.
+            return self._pruned(candidate, found[0])
+        return max((self._predictor.predict(candidate, one) for one in found), key=lambda one: one.train_peak_bytes)
+
+    def _pruned(self, candidate: Candidate, pattern: Pattern) -> Prediction:
+        """Of a draw: what scores will choose is not known, and how much is kept is the same."""
+        pruning = candidate.pruning
+        assert pruning is not None
+        wiring = self._model.wiring(candidate, self.setup)
+        which = {name: float(pruning.settings[key]) > 0 for name, key in (("heads", "heads"), ("units", "ffn"))}
+        drawn = scores.random(sites(candidate.insertions, self.layout), self.layout, self._seed, **which)
+        pruned = Pruned(decide(drawn, pruning.settings), wiring, Folded())
+
+        def cut(untouched: Untouched, inserted: Inserted) -> None:
+            apply(untouched, inserted, pruned)
+
+        return prediction_of(self._model.timeline(candidate, self.setup, None, pattern, cut))
+
+
+def largest_step(batches: Sequence[Batch], passes: int, seed: int) -> tuple[int, int, bool]:
+    """Rows, tokens per row and whether some are padding, of the largest batch of a training of so many passes."""
+    largest = max(plan(batches, passes, seed), key=batch_load)
+    rows, tokens = largest.inputs["input_ids"].shape
+    return int(rows), int(tokens), largest.tokens < rows * tokens
+
+
+def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseModel | None = None) -> Forecast:
+    """The forecast of a search: of its model without weights, on its own rows, as its workers will train.
+
+    Args:
+        spec: Of the search.
+        target: `cuda` or `cpu`; by default what this machine has.
+        model: Its model on `meta`, where that is built already.
+
+    Raises:
+        UserError: as `inspect_run` does.
+    """
+    data = load_data(spec.data, spec.seed)
+    base = model or build_on_meta(spec.model, data.task)
+    layout = inspect_layout(base.model, base.new_parameters)
+    batches = make_task(spec, data, base, layout).train_batches()
+    steps = planned_steps(spec.training, len(batches))
+    rows, tokens, padded = largest_step(batches, steps * spec.training.gradient_accumulation, spec.seed)
+    chosen = target or choose_device("auto").type
+    dtype = next(base.model.parameters()).dtype
+    setup = Setup(
+        rows=rows,
+        tokens=tokens,
+        padded=padded,
+        target="cuda" if chosen == "cuda" else "cpu",
+        lower=arithmetic_dtype(torch.device(chosen), dtype),
+        clip=spec.training.clip_norm is not None,
+    )
+    return Forecast(MetaModel(base.model, layout), setup, seed=spec.seed, steps=steps)

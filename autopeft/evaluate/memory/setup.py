@@ -1,0 +1,38 @@
+"""What a training step is predicted for: the shape of its batch, and how and where it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIMISERS: Mapping[str, float] = {"adamw": 8.0, "adamw-8bit": 2.0 + 8 / 256, "sgd": 0.0, "sgd-momentum": 4.0}
+"""Bytes of optimiser state per trainable parameter in float32. Two moments of AdamW in float32; in 8 bits with one
+float32 scale per 256 values each (Dettmers et al., ICLR 2022, arXiv:2110.02861); one of momentum; none."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One optimiser step, as its memory depends on it."""
+
+    rows: int
+    """Rows of the largest batch of one forward pass."""
+    tokens: int
+    """Tokens of its longest row, to which all are padded."""
+    padded: bool = True
+    """Whether some row is shorter, so that attention needs a mask."""
+    target: Literal["cuda", "cpu"] = "cuda"
+    lower: torch.dtype | None = None
+    """What autocast computes in; None without autocast."""
+    optimizer: str = "adamw"
+    """One of `OPTIMISERS`, for a candidate whose method brings none of its own."""
+    clip: bool = True
+    """Whether the norm of the gradient is limited."""
+    checkpointing: bool = False
+    """Whether every block's forward pass is computed again in the backward pass in place of keeping what it saved."""
+    keeps_outputs: bool = False
+    """Whether logits, and keys and values of a decoder, stay alive until the next forward pass, as in a plain loop that
+    holds `outputs`; a training of this project drops them."""

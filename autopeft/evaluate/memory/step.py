@@ -1,0 +1,342 @@
+"""One optimiser step on the `meta` device, recorded storage by storage and cut at the borders of the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autopeft.domain.layout import ModelLayout
+from autopeft.evaluate.arithmetic import emulated_autocast
+from autopeft.evaluate.memory.emulation import Emulated, MetaTracker, on_meta, without_values
+from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.tracker import Event
+
+Deltas = NDArray[np.float64]
+"""Bytes that become live (or, negative, are given up), one after another."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is there before the step, by where it belongs."""
+
+    weights: float = 0.0
+    """Bytes of the base's parameters and buffers."""
+    added: float = 0.0
+    """Bytes of parameters and buffers that a method added."""
+    state: float = 0.0
+    """Bytes of optimiser state."""
+    trainable: int = 0
+    """Parameters."""
+    trainable_bytes: float = 0.0
+
+    def __add__(self, other: Held) -> Held:
+        return Held.of([mine + others for mine, others in zip(self.numbers(), other.numbers(), strict=True)])
+
+    @property
+    def bytes(self) -> float:
+        """All of them."""
+        return self.weights + self.added + self.state
+
+    def numbers(self) -> tuple[float, ...]:
+        """To be added up and weighted; `of` reads them."""
+        return (self.weights, self.added, self.state, float(self.trainable), self.trainable_bytes)
+
+    @classmethod
+    def of(cls, numbers: Sequence[float] | Deltas) -> Held:
+        """From `numbers`."""
+        weights, added, state, trainable, trainable_bytes = (float(one) for one in numbers)
+        return cls(weights, added, state, round(trainable), trainable_bytes)
+
+
+@dataclass
+class Timeline:
+    """One step, in the order in which it happens; layers as in the traced model."""
+
+    outside: Held
+    """What belongs to no block, or to several."""
+    blocks: list[Held]
+    inputs: float
+    """Bytes of the batch."""
+    before: Deltas
+    """From the start to the first block: embeddings, masks."""
+    forward: list[Deltas]
+    """Of each block."""
+    between: Deltas
+    """From the last block forwards to the first one backwards: head, loss and their gradients."""
+    backward: dict[int, Deltas]
+    """Of each block that the backward pass goes through."""
+    reached: list[bool]
+    """Whether a gradient goes through the input of each block."""
+    after: Deltas
+    """What the backward pass does below the blocks."""
+    update: Deltas
+    """Clipping and the optimiser's step, until the gradients are gone."""
+    events: list[Event] = field(default_factory=list)
+    """Every birth and death, those of what was there before included, for a model of an allocator."""
+
+    @property
+    def start_bytes(self) -> float:
+        """Live before the forward pass."""
+        return self.outside.bytes + sum(block.bytes for block in self.blocks) + self.inputs
+
+    def order(self) -> Iterator[tuple[str, Deltas]]:
+        """Every part by name, in order of time."""
+        yield "before", self.before
+        for index, part in enumerate(self.forward):
+            yield f"forward {index}", part
+        yield "between", self.between
+        for index in sorted(self.backward, reverse=True):
+            yield f"backward {index}", self.backward[index]
+        yield "after", self.after
+        yield "update", self.update
+
+    def peak_bytes(self) -> float:
+        """The most that is live at once."""
+        deltas = np.concatenate([part for _, part in self.order()])
+        return self.start_bytes + max(0.0, float(np.cumsum(deltas).max(initial=0.0)))
+
+
+class Recorder:
+    """Marks in a tracker's events where blocks begin and end, forwards and backwards."""
+
+    def __init__(self, blocks: Sequence[nn.Module], events: list[Event]) -> None:
+        self._blocks = blocks
+        self._events = events
+        self.marks: dict[str, int] = {}
+        self.reached = [False] * len(blocks)
+        self._handles: list[Any] = []
+        last = len(blocks) - 1
+        for index, block in enumerate(blocks):
+            self._handles.append(block.register_forward_pre_hook(self._entering(index), with_kwargs=True))
+        self._handles.append(blocks[last].register_forward_hook(self._leaving(last)))
+
+    def mark(self, name: str) -> None:
+        """Here; the first time counts, since a checkpointed block runs twice."""
+        self.marks.setdefault(name, len(self._events))
+
+    def remove(self) -> None:
+        """Take the hooks out again."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _entering(self, index: int) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if f"forward {index}" in self.marks:
+                return
+            hidden = next((one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)), None)
+            if hidden is not None and hidden.requires_grad:
+                self.reached[index] = True
+                # The gradient of what goes in is there: the block above, or this one's input, is through.
+                self._handles.append(hidden.register_hook(lambda _: self.mark(f"backward {index - 1}")))
+            self.mark(f"forward {index}")
+
+        return hook
+
+    def _leaving(self, index: int) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Any, ...], output: Any) -> None:
+            if "out" in self.marks:
+                return
+            found = output if isinstance(output, torch.Tensor) else output[0]
+            if found.requires_grad:
+                self._handles.append(found.register_hook(lambda _: self.mark(f"backward {index}")))
+            self.mark("out")
+
+        return hook
+
+    def parts(self) -> dict[str, Deltas]:
+        """The deltas of each part, by the names of `Timeline.order`."""
+        order = sorted(self.marks.items(), key=lambda item: item[1])
+        sizes = np.array([event.size for event in self._events], dtype=np.float64)
+        found = {}
+        for (name, start), (_, end) in zip(order, [*order[1:], ("", len(sizes))], strict=True):
+            found[{"start": "before", "out": "between", "backward -1": "after"}.get(name, name)] = sizes[start:end]
+        return found
+
+
+def traced_step(
+    model: Any,
+    blocks: Sequence[nn.Module],
+    owned: Callable[[torch.Tensor], bool],
+    optimizer: torch.optim.Optimizer,
+    batch: Mapping[str, torch.Tensor],
+    setup: Setup,
+    *,
+    gate: Callable[[], None] = lambda: None,
+    after_step: Callable[[], None] = lambda: None,
+) -> Timeline:
+    """Train one step of a model on `meta` and record it; the optimiser's state is there from the start.
+
+    Args:
+        model: Takes the batch and returns an output with a `loss`.
+        blocks: The layers, in the order in which they run.
+        owned: Whether a tensor belongs to the base model.
+        optimizer: Of everything that may train.
+        batch: Arguments of the forward pass.
+        setup: Of the step.
+        gate: Called once the optimiser has its state: a policy closes layers here.
+        after_step: Called between the optimiser's step and the end of the gradients.
+    """
+    parameters = [part for group in optimizer.param_groups for part in group["params"] if part.requires_grad]
+    with on_meta(setup.padded):
+        _fill_state(optimizer, parameters, setup)
+    gate()
+    events: list[Event] = []
+    tracker = MetaTracker(events, setup.padded)
+    recorder = Recorder(blocks, events)
+    emulated = Emulated(setup.target, setup.lower)
+    try:
+        outside, held = _holdings(model, blocks, owned, optimizer, parameters)
+        tracker.register(_tensors(model, optimizer))
+        before_inputs = tracker.live_bytes
+        tracker.register(batch.values())
+        inputs = tracker.live_bytes - before_inputs
+        recorder.mark("start")
+        with without_values(), emulated_autocast(setup.lower), emulated, tracker:
+            output = model(**batch)
+            loss = output.loss
+            if not setup.keeps_outputs:
+                del output
+            emulated.forget_casts()
+            if loss.requires_grad:
+                loss.backward()
+            del loss
+            recorder.mark("update")
+            if setup.clip:
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            after_step()
+            optimizer.zero_grad(set_to_none=True)
+    finally:
+        recorder.remove()
+    parts = recorder.parts()
+    nothing = np.zeros(0)
+    timeline = Timeline(
+        outside=outside,
+        blocks=held,
+        inputs=inputs,
+        before=parts["before"],
+        forward=[parts[f"forward {index}"] for index in range(len(blocks))],
+        between=parts["between"],
+        backward={index: parts[f"backward {index}"] for index in range(len(blocks)) if f"backward {index}" in parts},
+        reached=recorder.reached,
+        after=parts.get("after", nothing),
+        update=parts["update"],
+        events=events,
+    )
+    tracker.close()
+    return timeline
+
+
+def _fill_state(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], setup: Setup) -> None:
+    """Let the optimiser make its state, as after a first step."""
+    for group in optimizer.param_groups:
+        if "foreach" in group:
+            group["foreach"] = setup.target == "cuda"
+    for part in parameters:
+        part.grad = torch.empty_like(part)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _tensors(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def _holdings(
+    model: Any,
+    blocks: Sequence[nn.Module],
+    owned: Callable[[torch.Tensor], bool],
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+) -> tuple[Held, list[Held]]:
+    """Bytes and counts by block; what several blocks share, or none has, lies outside."""
+    trained = {id(part) for part in parameters}
+    places: dict[int, int] = {}
+    for index, block in enumerate(blocks):
+        for tensor in (*block.parameters(), *block.buffers()):
+            key = tensor.untyped_storage()._cdata
+            places[key] = index if places.setdefault(key, index) == index else -1
+    found = [Held() for _ in blocks]
+    outside, seen, counted = Held(), set(), set()
+    for tensor in (*model.parameters(), *model.buffers()):
+        key = tensor.untyped_storage()._cdata
+        held = Held()
+        if key not in seen:
+            seen.add(key)
+            size = float(tensor.untyped_storage().nbytes())
+            held += Held(weights=size) if owned(tensor) else Held(added=size)
+        if id(tensor) in trained and id(tensor) not in counted:
+            counted.add(id(tensor))
+            size = float(tensor.numel() * tensor.element_size())
+            state = sum(
+                float(value.untyped_storage().nbytes())
+                for value in optimizer.state.get(tensor, {}).values()
+                if isinstance(value, torch.Tensor)
+            )
+            held += Held(state=state, trainable=tensor.numel(), trainable_bytes=size)
+        place = places.get(key, -1)
+        if place < 0:
+            outside += held
+        else:
+            found[place] += held
+    return outside, found
+
+
+@contextmanager
+def cut_to(model: Any, layout: ModelLayout, layers: Sequence[int]) -> Iterator[ModelLayout]:
+    """The model with these of its layers alone; gives its layout."""
+    table = vars(model.get_submodule(layout.layers[0].path.rpartition(".")[0]))["_modules"]
+    config = model.config.get_text_config()
+    depth = config.num_hidden_layers
+    whole = dict(table)
+    parent = layout.layers[0].path.rpartition(".")[0]
+    try:
+        table.clear()
+        table.update({str(place): whole[str(index)] for place, index in enumerate(layers)})
+        config.num_hidden_layers = len(layers)
+        _number(table.values())
+        yield layout.model_copy(
+            update={
+                "layers": tuple(_moved(layout, index, f"{parent}.{place}", place) for place, index in enumerate(layers))
+            }
+        )
+    finally:
+        table.clear()
+        table.update(whole)
+        config.num_hidden_layers = depth
+        _number(table.values())
+
+
+def _number(blocks: Iterable[nn.Module]) -> None:
+    """Tell each block its place, by which its attention finds its part of a cache."""
+    for place, block in enumerate(blocks):
+        for module in block.modules():
+            if isinstance(getattr(module, "layer_idx", None), int):
+                vars(module)["layer_idx"] = place
+
+
+def _moved(layout: ModelLayout, index: int, path: str, place: int) -> Any:
+    layer = layout.layers[index]
+
+    def at(old: str) -> str:
+        return path + old.removeprefix(layer.path) if old else old
+
+    return layer.model_copy(
+        update={
+            "index": place,
+            "path": path,
+            "attention": at(layer.attention),
+            "modules": tuple(one.model_copy(update={"path": at(one.path)}) for one in layer.modules),
+            "norms": tuple(one.model_copy(update={"path": at(one.path)}) for one in layer.norms),
+        }
+    )
