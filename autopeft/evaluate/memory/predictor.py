@@ -8,6 +8,7 @@ import numpy as np
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.memory import Prediction
+from autopeft.evaluate.memory.allocator import simulated
 from autopeft.evaluate.memory.composition import Course, Library, Piece, Sizes, Span, composed
 from autopeft.evaluate.memory.kinds import EVERYTHING, Kind, Pattern, first_of_each, kinds_of, shape_of, signatures
 from autopeft.evaluate.memory.setup import Setup
@@ -140,8 +141,8 @@ def _ends(kinds: Sequence[Kind]) -> tuple[Hashable, Sizes]:
     return tuple(kind.key for kind in chosen), tuple(size for kind in chosen for size in kind.sizes)
 
 
-def prediction_of(timeline: Timeline) -> Prediction:
-    """What a whole trace says."""
+def prediction_of(timeline: Timeline, workspace: int | None = None) -> Prediction:
+    """What a whole trace says; with a `workspace` in bytes also what CUDA's caching allocator would hold for it."""
     held = timeline.outside
     for block in timeline.blocks:
         held += block
@@ -158,7 +159,11 @@ def prediction_of(timeline: Timeline) -> Prediction:
         Span.of(timeline.update),
         gradients,
     )
-    return _prediction(held, timeline.inputs, course, forward)
+    found = _prediction(held, timeline.inputs, course, forward)
+    if workspace is None:
+        return found
+    reserved = simulated(timeline.events, workspace).reserved_peak
+    return found.model_copy(update={"train_peak_reserved_bytes": reserved})
 
 
 def _prediction(held: Held, inputs: float, course: Course, forward: Sequence[Span]) -> Prediction:
