@@ -116,6 +116,9 @@ def command(
     gradient_accumulation: Annotated[
         int | None, typer.Option(help="Forward passes per step.", rich_help_panel=TRAIN)
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option(help="Less memory, a third more time.", rich_help_panel=TRAIN)
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; the same name goes on.", rich_help_panel=RUN)] = None,
     runs: Runs = DEFAULT_RUNS,
     store: StoreUrl = None,
@@ -177,6 +180,7 @@ def command(
             "steps": steps,
             "batch_size": batch_size,
             "gradient_accumulation": gradient_accumulation,
+            "gradient_checkpointing": gradient_checkpointing,
         },
         "name": name,
         "resources": {

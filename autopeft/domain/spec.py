@@ -121,6 +121,9 @@ class TrainingSpec(_Part):
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
+    gradient_checkpointing: bool = False
+    """Compute every layer's forward pass again in the backward pass in place of keeping what it saved: less memory, a
+    third more time, the same numbers."""
     rungs: tuple[float, ...] = (0.5, 1.0)
     """Shares of the steps after which validation quality is reported; ends with 1."""
 
@@ -203,7 +206,10 @@ class SearchSpec(_Part):
         Name, budget, resources, retries and what is kept on disk do not count.
         """
         outside = {"name", "budget", "resources", "retries", "max_failure_share", "keep_adapters"}
-        return digest_of(self.model_dump(mode="json", exclude=outside))
+        said = self.model_dump(mode="json", exclude=outside)
+        if not self.training.gradient_checkpointing:
+            del said["training"]["gradient_checkpointing"]  # came later than the first runs
+        return digest_of(said)
 
     @property
     def run_name(self) -> str:

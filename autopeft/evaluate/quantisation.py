@@ -15,7 +15,7 @@ from autopeft.domain.spec import ModelSpec
 from autopeft.evaluate.layout import head_paths
 
 PACKAGE = "bitsandbytes"
-_BITS_PER_WEIGHT = {"4bit": 4 + 8 / 64 + 32 / (64 * 256), "8bit": 8.0}
+BITS_PER_WEIGHT = {"4bit": 4 + 8 / 64 + 32 / (64 * 256), "8bit": 8.0}
 """4 bits: one 8-bit constant per 64 weights, and one 32-bit constant per 256 of these (Dettmers et al., NeurIPS 2023,
 section 3). 8 bits: the constants are one per output row, too few to count."""
 
@@ -86,5 +86,5 @@ def quantised_layout(layout: ModelLayout, model: Any, load_in: Literal["4bit", "
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and not any(name == path or name.startswith(f"{path}.") for path in whole):
             weight = module.weight
-            saved += weight.numel() * (weight.element_size() - _BITS_PER_WEIGHT[load_in] / 8)
+            saved += weight.numel() * (weight.element_size() - BITS_PER_WEIGHT[load_in] / 8)
     return layout.model_copy(update={"quantised": True, "weights_bytes": layout.weights_bytes - int(saved)})

@@ -56,7 +56,9 @@ def rung_steps(spec: TrainingSpec, steps: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(share * steps)) for share in spec.rungs}))
 
 
-def training_mode(model: Any, base: Any, layout: ModelLayout, trained: Collection[int] | None = None) -> None:
+def training_mode(
+    model: Any, base: Any, layout: ModelLayout, trained: Collection[int] | None = None, *, checkpointing: bool = False
+) -> None:
     """Training mode where something is trained, evaluation mode, so no dropout, where nothing is.
 
     `trained` holds the `id` of every parameter that may train at some time in the trial, whatever a policy freezes just
@@ -65,6 +67,9 @@ def training_mode(model: Any, base: Any, layout: ModelLayout, trained: Collectio
     In evaluation mode are the blocks without a trainable parameter, and everything of the body outside the blocks that
     holds none (embeddings, poolers, what the body itself does between its blocks). Hidden states below the lowest
     trained block are then the same in every epoch. A dropout between body and head belongs to the head and stays on.
+
+    With `checkpointing`, a block itself is in training mode in any case, because only then does it compute anew; what
+    is inside it is not.
     """
     if trained is None:
         trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
@@ -82,6 +87,8 @@ def training_mode(model: Any, base: Any, layout: ModelLayout, trained: Collectio
     for name, child in base.named_children():
         if any(True for _ in child.parameters()):
             visit(name, child)
+    for block in blocks if checkpointing else ():
+        base.get_submodule(block).training = True
 
 
 class Training:
@@ -114,6 +121,8 @@ class Training:
         """
         # A decoder's cache of keys and values serves generation only; training would keep it for nothing.
         inserted.base.config.use_cache = False
+        if spec.gradient_checkpointing:
+            inserted.base.gradient_checkpointing_enable({"use_reentrant": False})
         self._inserted = inserted
         self._model = inserted.model
         self._batches = batches
@@ -233,7 +242,8 @@ class Training:
         return POLICIES[policy.name].start(context)
 
     def _training_mode(self) -> None:
-        training_mode(self._model, self._inserted.base, self._inserted.layout, self._trained)
+        inserted, checkpointing = self._inserted, self._spec.gradient_checkpointing
+        training_mode(self._model, inserted.base, inserted.layout, self._trained, checkpointing=checkpointing)
 
     def _probe(self, batches: Sequence[Batch]) -> float:
         """Mean loss per row in evaluation mode, without gradients."""

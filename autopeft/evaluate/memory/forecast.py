@@ -20,6 +20,7 @@ from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.kinds import Pattern
 from autopeft.evaluate.memory.predictor import StepPredictor, prediction_of
+from autopeft.evaluate.memory.quantised import hold_in_few_bits
 from autopeft.evaluate.memory.rehearsal import patterns
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.tracing import MetaModel
@@ -28,6 +29,7 @@ from autopeft.evaluate.pruning.decision import decide
 from autopeft.evaluate.pruning.phase import Estimation, apply, estimation_steps
 from autopeft.evaluate.pruning.shape import sites
 from autopeft.evaluate.pruning.surgery import Folded, Pruned
+from autopeft.evaluate.quantisation import kept_whole, norms_in_float32
 from autopeft.evaluate.tasks import make_task
 from autopeft.evaluate.train import planned_steps
 from autopeft.evaluate.untouched import Untouched
@@ -135,6 +137,9 @@ def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseMod
     """
     data = load_data(spec.data, spec.seed)
     base = model or build_on_meta(spec.model, data.task)
+    if spec.model.load_in is not None:
+        hold_in_few_bits(base.model, spec.model.load_in, kept_whole(base.model, base.new_parameters))
+        norms_in_float32(base.model)
     layout = inspect_layout(base.model, base.new_parameters)
     batches = make_task(spec, data, base, layout).train_batches()
     steps = planned_steps(spec.training, len(batches))
@@ -148,5 +153,6 @@ def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseMod
         target="cuda" if chosen == "cuda" else "cpu",
         lower=arithmetic_dtype(torch.device(chosen), dtype),
         clip=spec.training.clip_norm is not None,
+        checkpointing=spec.training.gradient_checkpointing,
     )
     return Forecast(MetaModel(base.model, layout), setup, seed=spec.seed, steps=steps)
