@@ -2,10 +2,10 @@
 
     python tests/bench/memory_published.py --data ../shared/facts/peft-memory-measured.csv [--picture FILE.png]
 
-The published number is what the caching allocator had reserved at most in a whole run. Predicted is what a model of that
-allocator holds when the longest batch follows a short one and an emptied cache, as in that program, whose loop keeps
-`outputs` (logits, and the keys and values that the model returns) until the next forward pass. The length of the longest
-batch is not published: it is the one constant fitted, on ten runs; the others are foretold with it.
+The published number is what the caching allocator had reserved at most in a whole run. Predicted is what a model of
+that allocator holds when the longest batch follows a short one and an emptied cache, as in that program, whose loop
+keeps `outputs` (logits, and the keys and values that the model returns) until the next forward pass. The length of the
+longest batch is not published: it is the one constant fitted, on ten runs; the others are foretold with it.
 """
 
 from __future__ import annotations
