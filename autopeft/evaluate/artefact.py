@@ -65,6 +65,8 @@ def _write_composed(inserted: Inserted, composed: Composed, folder: Path) -> Non
         "insertions": [one.model_dump(mode="json") for one in inserted.insertions],
         "peft_configs": [config and _as_json(config) for config in composed.configs],
     }
+    if any(composed.companions):
+        record["forms"] = [companion and companion.form() for companion in composed.companions]
     if inserted.pruned is not None:
         record["pruning"] = to_record(inserted.pruned)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

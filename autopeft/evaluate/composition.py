@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.layout import ModelLayout
 from autopeft.evaluate.heads import replace_heads
-from autopeft.evaluate.methods import METHODS, OwnMethod, PeftMethod
+from autopeft.evaluate.methods import METHODS, NO_CALIBRATION, Calibration, Companion, Given, OwnMethod, PeftMethod
 from autopeft.evaluate.outcomes import named
 from autopeft.evaluate.untouched import Untouched
 
@@ -31,6 +31,14 @@ class Composed:
     """Names, in the model as it is now, of every tensor that is new or trained: what an adapter has to hold."""
     configs: tuple[Any, ...]
     """The peft configuration of each insertion, None for ours."""
+    companions: tuple[Companion | None, ...] = ()
+    """Of each insertion whose form the candidate does not say."""
+    others: frozenset[str] = frozenset()
+    """Names of all other tensors of the model, which stay as they are."""
+
+    def grown(self, model: Any) -> Composed:
+        """The same after parameters came or went."""
+        return replace(self, names=tuple(name for name, _ in _tensors(model) if name not in self.others))
 
 
 def compose(
@@ -39,7 +47,9 @@ def compose(
     layout: ModelLayout,
     *,
     steps: int = 1,
+    calibration: Calibration = NO_CALIBRATION,
     configs: Sequence[Any] | None = None,
+    forms: Sequence[Mapping[str, Any] | None] | None = None,
 ) -> Composed:
     """Put the insertions into the model, a trainable copy in the place of its head, and freeze everything else.
 
@@ -51,7 +61,9 @@ def compose(
         insertions: In the order of the candidate; their places in it name them (`i0`, `i1` ...).
         layout: Of the model.
         steps: Optimiser steps to come.
+        calibration: Rows for methods that look at data.
         configs: Peft configurations that take the place of those that the methods make: of a saved adapter.
+        forms: What was decided of each insertion before it was saved (`Companion.form`).
 
     Raises:
         UserError: where an insertion does not fit the model, or two claim the same.
@@ -64,6 +76,7 @@ def compose(
     modules: list[str] = []
     trained: list[nn.Parameter] = list(heads)
     made: list[Any] = [None] * len(insertions)
+    companions: list[Companion | None] = [None] * len(insertions)
     for index in sorted(range(len(insertions)), key=lambda index: _turn(insertions[index])):
         insertion, method = insertions[index], METHODS[insertions[index].method]
         method.checked(insertion, layout)
@@ -75,7 +88,9 @@ def compose(
             else:
                 assert isinstance(method, OwnMethod)
                 before = list(model.parameters()) if method.in_place else []
-                attached = method.attach(model, layout, insertion, f"i{index}")
+                given = Given(steps, calibration, forms[index] if forms else None)
+                attached = method.attach(model, layout, insertion, f"i{index}", given)
+                companions[index] = attached.companion
                 _unload(before, model, untouched)
                 own = list(attached.parameters.values())
                 untouched.keep(part for part in own if untouched.owns(part))
@@ -85,12 +100,14 @@ def compose(
     for parameter in trained:
         parameter.requires_grad_(True)
     kept = {id(parameter) for parameter in trained}
-    names = [
-        name
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if id(tensor) in kept or not untouched.owns(tensor)
-    ]
-    return Composed(tuple(dict.fromkeys(modules)), tuple(names), tuple(made))
+    tensors = _tensors(model)
+    names = [name for name, tensor in tensors if id(tensor) in kept or not untouched.owns(tensor)]
+    others = frozenset(name for name, _ in tensors).difference(names)
+    return Composed(tuple(dict.fromkeys(modules)), tuple(names), tuple(made), tuple(companions), others)
+
+
+def _tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _unload(before: Sequence[nn.Parameter], model: Any, untouched: Untouched) -> None:

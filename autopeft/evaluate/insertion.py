@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,15 @@ from autopeft.domain.layout import ModelLayout
 from autopeft.evaluate import composition
 from autopeft.evaluate.composition import Composed
 from autopeft.evaluate.heads import head_arguments, head_only_config
-from autopeft.evaluate.methods import METHODS, Calibration, PeftMethod
+from autopeft.evaluate.methods import METHODS, NO_CALIBRATION, Calibration, Companion, PeftMethod
 from autopeft.evaluate.outcomes import named
+from autopeft.evaluate.schedule import JOINED
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
 
 if TYPE_CHECKING:  # pruning works on what is inserted here
     from autopeft.evaluate.pruning.surgery import Pruned
 
 __all__ = ["Inserted", "Untouched", "insert", "module_names", "peft_config", "removed_afterwards"]
-
-NO_CALIBRATION = Calibration((), nullcontext)
 
 
 @dataclass
@@ -48,6 +47,8 @@ class Inserted:
     """What was taken out of base and insertions again; None before the pruning step and without one."""
     undecayed: tuple[nn.Parameter, ...] = ()
     """Of what is trained now, what weight decay must leave alone: masks, whose penalty is their own."""
+    learner: torch.optim.Optimizer | None = None
+    """The last that `optimizer` made, which parameters join that a method brings while it is trained."""
 
     @property
     def method(self) -> PeftMethod | None:
@@ -64,6 +65,16 @@ class Inserted:
     def saved_exactly(self) -> bool:
         """Whether the saved adapter is the very model that was trained, on a half-precision base too."""
         return not self.initial and (self.method is None or self.method.exact_in_half_precision)
+
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        """Of the insertions whose form is decided by data or by training."""
+        return tuple(one for one in self.composed.companions if one) if self.composed is not None else ()
+
+    @property
+    def grows(self) -> bool:
+        """Whether other parameters may train later than now."""
+        return any(getattr(METHODS[one.method], "grows", False) for one in self.insertions)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters to train: PEFT weights and head."""
@@ -82,8 +93,10 @@ class Inserted:
         own = None
         if self.method is not None:
             own = self.method.optimizer(self.model, self.insertions[0], learning_rate, weight_decay)
-        if own is not None:
-            return own
+        self.learner = own or self._adamw(learning_rate, weight_decay)
+        return self.learner
+
+    def _adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
         spared = {id(parameter) for parameter in self.undecayed}
         groups: list[dict[str, Any]] = [
             {"params": [parameter for parameter in self.trainable() if id(parameter) not in spared]}
@@ -92,10 +105,79 @@ class Inserted:
             groups.append({"params": list(self.undecayed), "weight_decay": 0.0})
         return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
 
-    def after_step(self, step: int) -> None:
-        """Tell the method that an optimiser step, counted from 1, was done; gradients are still there."""
+    def before_update(self) -> None:
+        """Tell the methods that the gradients of a step are complete; they may add to them."""
+        for companion in self.companions:
+            companion.before_update()
+
+    def after_step(self, step: int) -> bool:
+        """Tell the methods that an optimiser step, counted from 1, was done; gradients are still there.
+
+        Returns whether other parameters train from now on; the optimiser then holds these.
+        """
         if self.method is not None:
             self.method.after_step(self.model, step)
+        grown = [companion.after_step(step) for companion in self.companions]
+        if any(grown):
+            self._follow(step)
+        return any(grown)
+
+    def state(self) -> dict[str, Any]:
+        """What the methods keep between the steps beside what they train, as tensors and JSON values."""
+        if not self.companions:
+            return {}
+        places = {id(part): place for place, part in enumerate(self.trainable())}
+        groups = [] if self.learner is None else self.learner.param_groups
+        return {
+            "companions": [companion.state() for companion in self.companions],
+            "joined": [[one[JOINED], [places[id(part)] for part in one["params"]]] for one in groups if JOINED in one],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; what is trained has its form then, and no values yet.
+
+        Raises:
+            ValueError: where the state is of another candidate.
+        """
+        own = state.get("companions", [])
+        if len(own) != len(self.companions):
+            raise ValueError("the state is of a training of something else")
+        if not own:
+            return
+        for companion, one in zip(self.companions, own, strict=True):
+            companion.load(one)
+        assert self.composed is not None
+        self.composed = self.composed.grown(self.model)
+        if self.learner is None:
+            return
+        known = self.trainable()
+        late = [(step, [known[place] for place in places]) for step, places in state["joined"]]
+        first, *others = self.learner.param_groups
+        placed = {id(part) for group in others for part in group["params"]}
+        placed |= {id(part) for _, parts in late for part in parts}
+        # In the order of the model, in which those that were there first are still.
+        first["params"] = [part for part in known if id(part) not in placed]
+        for step, parts in late:
+            self.learner.add_param_group({"params": parts, JOINED: step})
+
+    def _follow(self, step: int) -> None:
+        """Take note of parameters that came or went after a step: names to save, groups of the optimiser.
+
+        Those that stay keep their moments. New ones become a group that says when it joined.
+        """
+        assert self.composed is not None  # others have no companions
+        self.composed = self.composed.grown(self.model)
+        if self.learner is None:
+            return
+        known = self.trainable()
+        alive, placed = {id(part) for part in known}, set()
+        for group in self.learner.param_groups:
+            group["params"] = [part for part in group["params"] if id(part) in alive]
+            placed |= {id(part) for part in group["params"]}
+        for part in [part for part in self.learner.state if id(part) not in alive]:
+            del self.learner.state[part]
+        if new := [part for part in known if id(part) not in placed]:
+            self.learner.add_param_group({"params": new, JOINED: step})
 
     def merged(self) -> Any:
         """A plain model that predicts the same, the trained weights folded into those of the base.
@@ -107,10 +189,16 @@ class Inserted:
             raise ValueError("a pruned model cannot be merged: its configuration could not say its widths")
         stuck = [one.method for one in self.insertions if not METHODS[one.method].facts.merges]
         if self.composed is not None:
-            stuck += [one.method for one in self.insertions if not getattr(METHODS[one.method], "in_place", False)]
+            stuck += [
+                one.method
+                for one, companion in zip(self.insertions, self.composed.companions, strict=True)
+                if companion is None and not getattr(METHODS[one.method], "in_place", False)
+            ]
         if stuck:
             raise ValueError(f"{', '.join(dict.fromkeys(stuck))} cannot be merged into the base here")
         if self.composed is not None:
+            for companion in self.companions:
+                companion.fold()
             return self.base
         _unwrap_heads(self.base)
         return self.model.merge_and_unload()
@@ -154,7 +242,7 @@ def insert(
     known = [_method(insertion) for insertion in insertions]
     if candidate.pruning is not None or len(insertions) > 1 or any(not isinstance(one, PeftMethod) for one in known):
         torch.manual_seed(seed)
-        composed = composition.compose(untouched, insertions, layout, steps=steps)
+        composed = composition.compose(untouched, insertions, layout, steps=steps, calibration=calibration)
         return Inserted(untouched.model, untouched.model, layout, insertions, composed)
     config = peft_config(candidate, layout, steps)
     if not insertions:
@@ -168,7 +256,7 @@ def insert(
             paths = layout.paths(insertion.layers, insertion.modules)
             untouched.keep(part for path in paths for part in untouched.model.get_submodule(path).parameters())
         torch.manual_seed(seed)
-        method.prepare(untouched.model, config, calibration)
+        method.prepare(untouched.model, config, insertion, layout, calibration)
         torch.manual_seed(seed)
         peft_model = quietly_wrapped(untouched.model, config)
         method.started(peft_model, calibration)

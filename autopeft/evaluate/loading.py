@@ -60,7 +60,7 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     untouched = untouched or Untouched(base_model)
     try:
         state = load_file(folder / WEIGHTS)
-        composed = compose(untouched, insertions, layout, configs=configs)
+        composed = compose(untouched, insertions, layout, configs=configs, forms=record.get("forms"))
         if record.get("pruning") is not None:
             prune(untouched, composed, insertions, layout, from_record(record["pruning"], state))
         load_state(base_model, {name: values for name, values in state.items() if not name.startswith(FOLDED)})

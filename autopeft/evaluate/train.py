@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import get_scheduler
 
 from autopeft.domain.candidate import Policy
 from autopeft.domain.layout import ModelLayout
@@ -20,15 +19,15 @@ from autopeft.domain.spec import TrainingSpec
 from autopeft.evaluate.arithmetic import autocast, batch_load, moved, wait
 from autopeft.evaluate.data.batches import Batch
 from autopeft.evaluate.insertion import Inserted
-from autopeft.evaluate.memory.peaks import PeakMeter, training_meter
+from autopeft.evaluate.memory.peaks import Load, PeakMeter, training_meter
 from autopeft.evaluate.methods import PeftMethod
 from autopeft.evaluate.outcomes import NotFiniteError
 from autopeft.evaluate.policies import POLICIES, Context, RunningPolicy
 from autopeft.evaluate.policies.gates import Gates
+from autopeft.evaluate.schedule import extend, schedule_of
 
 MEAN_STEPS = 8
 """So many random steps are tracked for the mean memory of a step, where no allocator reports every one."""
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Training:
     """The training of one candidate, step by step.
 
     AdamW over everything that requires a gradient, or the optimiser that the method brings; the learning rate by
-    `transformers.get_scheduler` with `ceil(warmup * steps)` warm-up steps; the loss the model's own, divided by the
+    `schedule_of`, anew for parameters that a growing method brings (`extend`); the loss the model's own, divided by the
     forward passes per step. No dropout in layers that hold nothing trainable (`training_mode`). A policy decides before
     every step which layers train in it.
     """
@@ -138,9 +137,7 @@ class Training:
         self._trained = frozenset(id(parameter) for parameter in self._parameters)
         self._position = 0
         self._optimizer = inserted.optimizer(learning_rate, spec.weight_decay)
-        self._schedule = get_scheduler(
-            _SCHEDULES[spec.schedule], self._optimizer, math.ceil(spec.warmup * self.steps), self.steps
-        )
+        self._schedule = schedule_of(self._optimizer, spec, self.steps)
         self._sizes = [max(batch_load(batch) for batch in self._of(number)) for number in range(self.steps)]
         sample = (
             np.random.default_rng(seed).permutation(range(min(1, self.steps - 1), self.steps))[:MEAN_STEPS].tolist()
@@ -191,6 +188,7 @@ class Training:
             "weights": [parameter.detach().to("cpu", copy=True) for parameter in self._parameters],
             "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "schedule": copy.deepcopy(self._schedule.state_dict()),
+            "methods": self._inserted.state(),
             "policy": self._policy.state() if self._policy is not None else {},
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
@@ -203,6 +201,8 @@ class Training:
             ValueError: where the state is of another candidate, or the method keeps state of its own.
         """
         self._check_resumable()
+        self._inserted.load(state["methods"])
+        self._follow()
         weights = state["weights"]
         if [tuple(one.shape) for one in weights] != [tuple(one.shape) for one in self._parameters]:
             raise ValueError("the state is of a training of something else")
@@ -218,6 +218,12 @@ class Training:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self._device)
+
+    def _follow(self) -> None:
+        """Take note of parameters that a method let come or go."""
+        self._parameters = self._inserted.trainable()
+        self._trained = frozenset(id(parameter) for parameter in self._parameters)
+        extend(self._schedule, self._optimizer, self._spec, self.steps, self._done)
 
     def _check_resumable(self) -> None:
         method = self._inserted.method
@@ -284,10 +290,13 @@ class Training:
         return self._batches[number * self._accumulate : (number + 1) * self._accumulate]
 
     def _step(self, number: int) -> tuple[float, int]:
-        total, load = 0.0, None
+        total = 0.0
+        load: Load | None = None
         if self._policy is not None:
             self._policy.before_step(number)
             load = (self._sizes[number] * self._policy.weight(), len(self._optimizer.state))
+        elif self._inserted.grows:
+            load = (len(self._optimizer.state), self._sizes[number])
         with self.meter.step(number, load):
             for batch in self._of(number):
                 loss = self._loss(batch) / self._accumulate
@@ -298,10 +307,12 @@ class Training:
                 loss.backward()
                 total += value
                 del loss
+            self._inserted.before_update()
             if self._spec.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self._parameters, self._spec.clip_norm)
             self._optimizer.step()
             self._schedule.step()
-            self._inserted.after_step(self._done + number + 1)
+            if self._inserted.after_step(self._done + number + 1):
+                self._follow()
             self._optimizer.zero_grad(set_to_none=True)
         return total, sum(batch.tokens for batch in self._of(number))

@@ -97,6 +97,8 @@ class TrialRun:
             last = step.number == planned
             if last and self._training is not None:
                 self._training.free()
+            if inserted.grows:
+                self._count_all(inserted)
             quality = self._validate(inserted.model)
             rung = Rung(
                 step=step.number,
@@ -141,9 +143,13 @@ class TrialRun:
             calibration=calibration,
         )
         self._setup_s += time.perf_counter() - started
+        self._count_all(inserted)
+        return inserted
+
+    def _count_all(self, inserted: Inserted) -> None:
+        """What the model holds, and what of it is trained."""
         self._found["total_parameters"] = sum(parameter.numel() for parameter in inserted.model.parameters())
         self._count(inserted)
-        return inserted
 
     def _count(self, inserted: Inserted) -> None:
         """What is trained, as found in the model as it is now."""

@@ -161,6 +161,7 @@ def train(base: Base, inserted: Inserted, steps: int, learning_rate: float) -> l
         loss.backward()
         for part in head:
             part.grad = None
+        inserted.before_update()
         optimizer.step()
         inserted.after_step(step)
         optimizer.zero_grad(set_to_none=True)

@@ -12,9 +12,10 @@ from torch import nn
 from autopeft.domain.measurements import MemorySource, PeakMemory
 from autopeft.evaluate.memory.tracker import StorageTracker
 
-Load = tuple[float, int]
-"""What a step is expected to take, compared in this order: activations (tokens times layers that the backward pass goes
-through), and the number of tensors that the optimiser has a state of."""
+Load = tuple[float, float]
+"""What a step is expected to take, compared in this order. Under a policy: activations (tokens times layers that the
+backward pass goes through), and the number of tensors that the optimiser has a state of. While a method grows: this
+number, and the tokens."""
 NEAR, NEAR_STEPS = 0.8, 24
 """So many steps are watched whose expected load is at least this share of the heaviest so far."""
 

@@ -8,6 +8,7 @@ from autopeft.evaluate.methods import (
     bottleneck,
     frozen_bases,
     in_place,
+    increlora,
     lora,
     lora_data,
     lora_optimisers,
@@ -22,17 +23,30 @@ from autopeft.evaluate.methods import (
     shared_vectors,
     sparse,
     spectral,
+    spt,
     subspaces,
     unregistered,
 )
-from autopeft.evaluate.methods.method import Attached, Calibration, Method, OwnMethod, PeftMethod
+from autopeft.evaluate.methods.method import (
+    NO_CALIBRATION,
+    Attached,
+    Calibration,
+    Companion,
+    Given,
+    Method,
+    OwnMethod,
+    PeftMethod,
+)
 
 __all__ = [
     "METHODS",
+    "NO_CALIBRATION",
     "UNREGISTERED",
     "UNREGISTERED_VARIANTS",
     "Attached",
     "Calibration",
+    "Companion",
+    "Given",
     "Method",
     "OwnMethod",
     "PeftMethod",
@@ -44,6 +58,8 @@ _FAMILIES = (
     lora_data,
     lora_optimisers,
     adalora,
+    increlora,
+    spt,
     low_rank,
     products,
     shards,

@@ -11,7 +11,7 @@ from autopeft.domain.errors import Problem
 from autopeft.domain.layout import LayerLayout, ModelLayout, ModuleLayout, Role
 from autopeft.domain.method import MethodFacts
 from autopeft.domain.space import ChoiceDomain, Domain, FloatDomain, IntDomain
-from autopeft.evaluate.methods.method import Attached, OwnMethod
+from autopeft.evaluate.methods.method import Attached, Given, OwnMethod
 
 if TYPE_CHECKING:
     from autopeft.evaluate.methods.bottleneck_modules import Bottleneck
@@ -83,7 +83,7 @@ class _Bottleneck(OwnMethod):
         """The place, for this method alone: nothing is wrapped, so others may act on the same linear module."""
         return frozenset(f"{self.name}:{path}" for path in layout.paths(insertion.layers, insertion.modules))
 
-    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str) -> Attached:
+    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str, given: Given) -> Attached:
         """An adapter per layer and place, below the block as `<name>.<role>`, and forward hooks on the sublayer."""
         from torch import nn
 

@@ -11,7 +11,7 @@ from autopeft.domain.errors import Problem
 from autopeft.domain.layout import LayerLayout, ModelLayout
 from autopeft.domain.method import MethodFacts
 from autopeft.evaluate.methods.checks import layers_without
-from autopeft.evaluate.methods.method import Attached, OwnMethod
+from autopeft.evaluate.methods.method import Attached, Given, OwnMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ class InPlace(OwnMethod):
     trained: ClassVar[str] = "parameter"
     """What it looks for in a layer, for a message."""
 
-    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str) -> Attached:
+    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str, given: Given) -> Attached:
         """Find the parameters by what they are called in the untouched model, which is also their name here."""
         from autopeft.evaluate.methods.in_place_modules import in_single_precision
 

@@ -12,12 +12,12 @@ from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.method import MethodFacts
-from autopeft.domain.space import FloatDomain, IntDomain
+from autopeft.domain.space import Domain, FloatDomain, IntDomain
 from autopeft.evaluate.methods.checks import narrower_than
 from autopeft.evaluate.methods.fit import linear_only
 from autopeft.evaluate.methods.method import PeftMethod, modules_of
 
-SETTINGS = {
+SETTINGS: dict[str, Domain] = {
     "rank": IntDomain(low=1, high=4096, log=True),
     "alpha_ratio": FloatDomain(low=1e-3, high=1e3, log=True),
     "dropout": FloatDomain(low=0.0, high=0.9),

@@ -113,7 +113,9 @@ class Corda(Lora):
         config.corda_config = CordaConfig(corda_method="ipm")
         return config
 
-    def prepare(self, model: Any, config: Any, calibration: Calibration) -> None:
+    def prepare(
+        self, model: Any, config: Any, insertion: Insertion, layout: ModelLayout, calibration: Calibration
+    ) -> None:
         """Covariances of the inputs, row by row because peft's hooks take no batches, padding cut off.
 
         Raises:
@@ -155,7 +157,9 @@ class LoraGa(Lora):
         config.lora_ga_config = LoraGAConfig()
         return config
 
-    def prepare(self, model: Any, config: Any, calibration: Calibration) -> None:
+    def prepare(
+        self, model: Any, config: Any, insertion: Insertion, layout: ModelLayout, calibration: Calibration
+    ) -> None:
         """The mean gradient of the chosen weights over the rows, without dropout.
 
         Raises:

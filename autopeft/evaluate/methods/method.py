@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,52 @@ class Calibration:
     """The arithmetic that training computes in."""
 
 
+NO_CALIBRATION = Calibration((), nullcontext)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a method of ours may need to know when it is put in, beside the insertion."""
+
+    steps: int = 1
+    """Optimiser steps of the training to come."""
+    calibration: Calibration = NO_CALIBRATION
+    form: Mapping[str, Any] | None = None
+    """What `Companion.form` said when the adapter was saved that is to be loaded; None of a new insertion."""
+
+
+class Companion:
+    """Goes along with an insertion whose form the candidate does not say: decided from data, or changing in training.
+
+    This one does nothing; methods override what they need.
+    """
+
+    def form(self) -> dict[str, Any]:
+        """JSON values from which `OwnMethod.attach` makes the places for the tensors as they are now."""
+        return {}
+
+    def before_update(self) -> None:
+        """Called in every step when the gradients are complete, before they are clipped; may add to them."""
+
+    def after_step(self, step: int) -> bool:
+        """Called after every optimiser step, counted from 1; returns whether other parameters train from now on."""
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """All that the steps to come depend on beside the trained parameters, as tensors on the CPU and JSON values."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, as if never interrupted; the values of parameters are set afterwards.
+
+        Raises:
+            ValueError: where the state is of something else.
+        """
+
+    def fold(self) -> None:
+        """Add what is trained to the weights of the base and stop acting; only of methods that merge."""
+
+
 @dataclass(frozen=True)
 class Attached:
     """What a method of ours did to a live model."""
@@ -37,6 +83,8 @@ class Attached:
     """Paths of the modules of the base that it acts on."""
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     """All it trains, by names that are the same wherever the insertion is repeated; some may be the base's own."""
+    companion: Companion | None = None
+    """None of a method whose form the candidate says."""
 
 
 class Method(ABC):
@@ -73,6 +121,9 @@ class Method(ABC):
     def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
         """What this very method cannot do on this model; called where task, places and settings are in order."""
         return []
+
+    exact_count = True
+    """Whether `trainable` is what is trained. Else it is what is aimed at: data or training decide the rest."""
 
     @abstractmethod
     def trainable(self, insertion: Insertion, layout: ModelLayout) -> int:
@@ -121,8 +172,10 @@ class PeftMethod(Method):
         """
         return self.changes_base(insertion)
 
-    def prepare(self, model: Any, config: Any, calibration: Calibration) -> None:
-        """Called before peft wraps the model; for initialisations that look at data through the plain model."""
+    def prepare(
+        self, model: Any, config: Any, insertion: Insertion, layout: ModelLayout, calibration: Calibration
+    ) -> None:
+        """Called before peft wraps the model, for what looks at data through the plain model; may change `config`."""
 
     def started(self, peft_model: Any, calibration: Calibration) -> None:
         """Called when peft has wrapped the model; for initialisations that look at data through the wrapped one."""
@@ -142,9 +195,11 @@ class OwnMethod(Method):
 
     in_place = False
     """Whether it trains parameters of the base; then it is attached before any other insertion moves them."""
+    grows = False
+    """Whether it looks at the gradients of every step, and other parameters may train after one than before."""
 
     @abstractmethod
-    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str) -> Attached:
+    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str, given: Given) -> Attached:
         """Put it into the model that `AutoModelFor…` returned.
 
         New modules are registered below the block that they act in, under `name` (one per insertion of a candidate)

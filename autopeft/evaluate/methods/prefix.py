@@ -14,7 +14,7 @@ from autopeft.domain.layout import LayerLayout, ModelLayout, Role
 from autopeft.domain.method import MethodFacts
 from autopeft.domain.space import IntDomain
 from autopeft.evaluate.methods.checks import layers_without
-from autopeft.evaluate.methods.method import Attached, OwnMethod
+from autopeft.evaluate.methods.method import Attached, Given, OwnMethod
 
 
 class Prefix(OwnMethod):
@@ -53,7 +53,7 @@ class Prefix(OwnMethod):
             return 0
         return length * layout.hidden_size + bottleneck * (layout.hidden_size + 1) + 2 * width * (bottleneck + 1)
 
-    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str) -> Attached:
+    def attach(self, model: Any, layout: ModelLayout, insertion: Insertion, name: str, given: Given) -> Attached:
         """A module with the prefix below each block, and an attention that looks at it."""
         from autopeft.evaluate.methods.prefix_attention import give_prefix
         from autopeft.evaluate.methods.prefix_modules import PlainPrefix, ReparameterisedPrefix, Shared

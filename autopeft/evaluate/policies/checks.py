@@ -27,7 +27,7 @@ def layers_to_choose(facts: TreatmentFacts, candidate: Candidate) -> list[Proble
 
 
 def _reason(name: str, policy: str) -> str:
-    from autopeft.evaluate.methods import METHODS, PeftMethod
+    from autopeft.evaluate.methods import METHODS, OwnMethod, PeftMethod
 
     method = METHODS.get(name)
     if method is None:
@@ -37,6 +37,7 @@ def _reason(name: str, policy: str) -> str:
     if name in _SHARED:
         return f"trains parameters that all layers share, so {policy} cannot train some layers only"
     watching = isinstance(method, PeftMethod) and type(method).after_step is not PeftMethod.after_step
+    watching = watching or (isinstance(method, OwnMethod) and method.grows)
     if watching or name in _OPTIMISER:
         return f"needs the gradients of every layer in every step, which {policy} does not make"
     return ""

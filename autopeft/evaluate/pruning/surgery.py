@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -127,10 +127,10 @@ class _Surgery:
         """What is left of what was put in; the names of its tensors are as before."""
         alive = {live.site.path for live in self._live.values()}
         now = dict(self._model.named_parameters()).keys() | dict(self._model.named_buffers()).keys()
-        return Composed(
-            tuple(path for path in before.modules if path in alive),
-            tuple(name for name in before.names if name in now),
-            before.configs,
+        return replace(
+            before,
+            modules=tuple(path for path in before.modules if path in alive),
+            names=tuple(name for name in before.names if name in now),
         )
 
     def _outputs(self, layer: LayerLayout, role: Role, kept: Sequence[int]) -> None:
