@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from autopeft.domain.candidate import Candidate, Insertion, Pruning
+from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.artefact import load_adapter, save_adapter
 from autopeft.evaluate.insertion import Inserted, insert
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.predictor import StepPredictor
+from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.methods.growth import schedule_of, shared_out
 from autopeft.evaluate.methods.increlora_modules import SPARE, Growing, Growth
@@ -20,7 +27,10 @@ from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
 from autopeft.evaluate.train import Training
 from tests.contract.method_runs import Base, base_of, batches_of, inserted_in, logits_of, put_in, train
-from tests.unit.policy_runs import rows, training, values
+from tests.unit.evaluate_models import config_of
+from tests.unit.evaluate_trials import opened, run, spec_of, task_of
+from tests.unit.policy_runs import insertion_of as small
+from tests.unit.policy_runs import model_of, rows, training, values
 
 BETA = 0.85
 
@@ -108,7 +118,7 @@ def test_scores_and_ranks_are_those_of_a_slow_reference(kind: str) -> None:
         modules, optimizer = growing(inserted), inserted.optimizer(5e-2, 0.0)
         mean, deviation = np.zeros(len(modules)), np.zeros(len(modules))
         ranks, most = [1] * len(modules), [min(one.wide_in, one.wide_out) for one in modules.values()]
-        at = [step for step in range(1, steps // 2 + 1)]  # warm-up and interval are a step each
+        at = list(range(1, steps // 2 + 1))  # warm-up and interval are a step each
         block, top = max(1, math.ceil(2 / len(at))), max(1, round(len(modules) / 3))
         batches = batches_of(kind)
         for step in range(1, steps + 1):
@@ -311,6 +321,40 @@ def test_the_step_that_needs_most_while_it_grows_is_watched() -> None:
         chosen = peak(run, every=False)
     with training(method="increlora", steps=12, batch=lambda number: rows(number, width=4 + number % 5)) as (run, _):
         assert peak(run, every=True) == chosen
+
+
+def test_the_memory_that_is_foretold_is_that_of_the_largest_form() -> None:
+    wide = {"hidden_size": 64, "intermediate_size": 128}
+    with torch.device("meta"):
+        empty = AutoModelForSequenceClassification.from_config(config_of("bert", num_hidden_layers=4, **wide))
+    layout = inspect_layout(empty.requires_grad_(False))
+    setup = Setup(rows=8, tokens=7, padded=False, target="cpu")
+    candidate = Candidate(insertions=(small(layout, "increlora"),), learning_rate=1e-2)
+    foretold = StepPredictor(MetaModel(empty, layout), setup).predict(candidate).train_peak_bytes
+    with training(method="increlora", steps=12, model=model_of("bert", **wide)) as (run, _):
+        list(run.run())
+        measured = run.meter.peak()
+    assert measured is not None
+    assert measured.live_bytes <= foretold <= 1.02 * measured.live_bytes
+
+
+def test_a_trial_counts_what_is_trained_in_the_end(tmp_path: Path) -> None:
+    evaluator = opened(spec_of(tmp_path, training={"steps": 12}))
+    layout = evaluator._bench.layout
+    candidate = Candidate(insertions=(small(layout, "increlora"),), learning_rate=1e-2)
+    outcome, _ = run(evaluator, task_of(evaluator, tmp_path).model_copy(update={"candidate": candidate}))
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    measured = outcome.measurements
+    assert measured is not None
+    # Rank 4 on average in six matrices of 16 by 16.
+    assert measured.trainable_parameters == 6 * 4 * (16 + 16 + 1) + layout.head_parameters
+    assert measured.total_parameters == layout.parameters + 6 * 4 * (16 + 16 + 1)
+    record = json.loads((tmp_path / "artefact-0" / "autopeft_adapter.json").read_text(encoding="utf-8"))
+    (form,) = record["forms"]
+    assert sum(form["ranks"].values()) == 6 * 4
+    assert set(form["spares"].values()) == {0}
+    assert 0.0 <= evaluator.score_test(tmp_path / "artefact-0")["accuracy"] <= 1.0
+    assert evaluator._bench.untouched.differences() == []
 
 
 # -- beside other things

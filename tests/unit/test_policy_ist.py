@@ -278,6 +278,7 @@ def test_methods_that_no_policy_can_choose_layers_of_are_refused(name: str) -> N
         ("p-tuning", "nothing inside the layers"),
         ("adalora", "gradients of every layer"),
         ("adamss-asa", "gradients of every layer"),
+        ("increlora", "gradients of every layer"),
         ("lora-fa", "gradients of every layer"),
         ("unilora", "all layers share"),
     ):

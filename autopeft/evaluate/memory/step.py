@@ -169,7 +169,7 @@ def traced_step(
     setup: Setup,
     *,
     gate: Callable[[], None] = lambda: None,
-    after_step: Callable[[], None] = lambda: None,
+    after_step: Callable[[], object] = lambda: None,
 ) -> Timeline:
     """Train one step of a model on `meta` and record it; the optimiser's state is there from the start.
 

@@ -23,7 +23,7 @@ from autopeft.evaluate.pruning.wiring import Wiring
 from autopeft.evaluate.train import training_mode
 from autopeft.evaluate.untouched import Untouched
 
-STARTS_LIKE = {"eva": "lora", "corda": "lora", "lora-ga": "lora"}
+STARTS_LIKE = {"eva": "lora", "corda": "lora", "lora-ga": "lora", "spt-ranks": "lora"}
 """Methods whose start looks at data, and which are another one afterwards."""
 NEED_VALUES = frozenset(("kasa", "frod", "adamss", "adamss-asa", "shira"))
 """Methods of peft whose start computes with the values of weights (singular vectors, clusters, chosen positions): they
@@ -109,6 +109,8 @@ class MetaModel:
             else:
                 with on_meta(setup.padded):
                     inserted = insert(self._untouched, candidate, layout, 0, steps=_STEPS, calibration=calibration)
+                    for companion in inserted.companions:
+                        companion.fill()
             yield inserted
         finally:
             with on_meta():
@@ -123,6 +125,8 @@ def _plain(candidate: Candidate) -> Candidate:
         if name is not None:
             facts = METHODS[name].facts
             known = {key: value for key, value in insertion.settings.items() if key in facts.settings}
+            if insertion.method == "spt-ranks":  # the budget is spread evenly here, because data would spread it
+                known["rank"] = max(1, round(float(insertion.settings["budget"]) * int(insertion.settings["rank"])))
             insertion = insertion.model_copy(update={"method": name, "settings": {**facts.defaults, **known}})
         insertions.append(insertion)
     return candidate.model_copy(update={"insertions": tuple(insertions)})

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.evaluate.arithmetic import autocasting
+
 
 class Beside(nn.Module):
     """An update of one linear module or `Conv1D`; a subclass says what it is.
@@ -37,7 +39,7 @@ class Beside(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`update`, in the dtype of the parameters or of autocast."""
-        return self.update(x if torch.is_autocast_enabled(x.device.type) else x.to(self.dtype))
+        return self.update(x if autocasting(x.device) else x.to(self.dtype))
 
     # A method, so that a deep copy of the model has hooks of its own modules.
     def beside(self, module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:

@@ -242,6 +242,12 @@ class Growth(Companion):
             module.watched = not self._grown
         self._mean, self._deviation = (state[name].to(self._mean) for name in ("mean", "deviation"))
 
+    def fill(self) -> None:
+        """All modules at the target, and the ranks in advance still there: hardly more than before the last growth."""
+        for module in self._modules.values():
+            module.become(self._schedule.target, 0)
+            module.spare(self._schedule.block)
+
     def fold(self) -> None:
         """Add the updates to the weights."""
         self._fold()

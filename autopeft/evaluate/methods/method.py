@@ -71,6 +71,9 @@ class Companion:
             ValueError: where the state is of something else.
         """
 
+    def fill(self) -> None:
+        """Take the form of the training that needs most memory, for a forecast of it."""
+
     def fold(self) -> None:
         """Add what is trained to the weights of the base and stop acting; only of methods that merge."""
 

@@ -58,6 +58,8 @@ def sensitivity(model: Any, paths: Mapping[str, bool], calibration: Calibration)
 def _show(model: Any, paths: Mapping[str, bool], calibration: Calibration, take: Take) -> None:
     if not calibration.batches:
         raise ValueError("sensitivity is found on training rows, and there are none")
+    if any(model.get_submodule(path).weight.device.type == "meta" for path in paths):
+        raise ValueError("sensitivity is found with the values of the weights, and this model has none")
     with _only(model, {path: model.get_submodule(path).weight for path in paths}, take):
         for batch in calibration.batches:
             with calibration.autocast():
