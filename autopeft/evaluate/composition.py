@@ -136,7 +136,9 @@ def _tuned(model: Any, config: Any, name: str, untouched: Untouched) -> list[nn.
     earlier = [(layer, layer._active_adapter) for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tuner(model, {name: config}, name)
+        made = tuner(model, {name: config}, name)
+        # As `PeftModel` does: in half precision small steps are rounded away, or AdamW's epsilon is.
+        made._cast_adapter_dtype(name)
     for layer, active in earlier:
         layer._active_adapter = active
     new = [part for part in model.parameters() if id(part) not in before and not untouched.owns(part)]

@@ -12,13 +12,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
+from autopeft.domain.candidate import Pruning
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.base_model import build_on_meta
 from autopeft.evaluate.inspection import inspect_run
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.pipeline import TorchEvaluator
 from autopeft.evaluate.prediction import predict
+from autopeft.evaluate.pruning.criteria import DEFAULTS
 from autopeft.evaluate.quality import metrics
 from tests.unit.evaluate_models import save_model
 from tests.unit.evaluate_trials import opened, run, spec_of, task_of
@@ -107,3 +110,25 @@ def test_pissa_on_half_precision_reports_the_quality_of_what_it_saved(
     looked_at.clear()
     run(evaluator, task_of(evaluator, tmp_path, 1))
     assert looked_at == ["True", "True"], "other methods are not measured twice"
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["mixed", "pruned"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_put_in_place_trains_in_float32_too(tmp_path: Path, dtype: str, pruned: bool) -> None:
+    """In float16 AdamW's epsilon is zero, so that the second step is no number; in bfloat16 small steps are lost."""
+    evaluator = opened(half_spec(tmp_path, "llama", dtype))
+    task = task_of(evaluator, tmp_path)
+    if pruned:
+        pruning = Pruning(criterion="light-peft", settings={**DEFAULTS, "heads": 0.5})
+        candidate = task.candidate.model_copy(update={"pruning": pruning})
+    else:
+        (lora,) = task.candidate.insertions
+        other = lora.model_copy(update={"method": "vera", "layers": (2,), "settings": METHODS["vera"].facts.defaults})
+        lora = lora.model_copy(update={"layers": (0, 1)})
+        candidate = task.candidate.model_copy(update={"insertions": (lora, other)})
+    outcome, _ = run(evaluator, task.model_copy(update={"candidate": candidate}))
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    assert outcome.measurements is not None
+    assert all(math.isfinite(loss) for loss in outcome.measurements.first_losses)
+    saved = load_file(tmp_path / "artefact-0" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
