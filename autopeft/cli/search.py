@@ -103,6 +103,14 @@ def command(
     max_memory: Annotated[
         str | None, typer.Option(help="Limit on training memory, as 12GiB.", rich_help_panel=SPACE)
     ] = None,
+    predict_for: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory on another model as a further objective, predicted: "
+            "model=ID_OR_DIR,seq=768,batch=4,dtype=bf16,device=l40s.",
+            rich_help_panel=SPACE,
+        ),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, gp, nsga2 or random.", rich_help_panel=SPACE)] = None,
     startup_trials: Annotated[
         int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
@@ -172,6 +180,7 @@ def command(
         "space": space,
         "objectives": [part.strip() for part in objectives.split(",")] if objectives else None,
         "max_memory": max_memory,
+        "predict_for": predict_for,
         "sampler": {"name": sampler, "startup_trials": startup_trials},
         "seed": seed,
         "budget": budget,

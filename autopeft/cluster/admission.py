@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.domain.calibration import Calibration, kind_of, observations
+from autopeft.domain.calibration import Calibration, foretold_bytes, kind_of, observations
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
 from autopeft.domain.memory import Prediction
@@ -162,9 +162,9 @@ class Admission:
                 needed = live.bound(peak.live_bytes, kind)
                 found.append((needed, self._limits.live_bytes, live.margin_of(kind), "the limit"))
             if self._limits.device_bytes is not None:
-                by, said = (live, peak.live_bytes) if peak.reserved_bytes is None else (reserved, peak.reserved_bytes)
+                needed = reserved.bound(foretold_bytes(peak, "reserved"), kind)
                 what = "what a worker has of its GPU"
-                found.append((by.bound(said, kind), self._limits.device_bytes, by.margin_of(kind), what))
+                found.append((needed, self._limits.device_bytes, reserved.margin_of(kind), what))
         worst = max(found, key=lambda one: one[0] / one[1], default=None)
         return worst if worst is not None and worst[0] > worst[1] else None
 

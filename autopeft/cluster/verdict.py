@@ -104,8 +104,8 @@ class Refusals:
         if self._in_a_row < MOST_REFUSED:
             return None
         return (
-            f"{self._in_a_row} candidates in a row were refused before they trained, so the space hardly holds one that "
-            f"fits; the last one: {self._last}. Raise --max-memory, or choose a smaller space, model or batch."
+            f"{self._in_a_row} candidates in a row were refused before they trained, so hardly one of the space fits; "
+            f"the last one: {self._last}. Raise --max-memory, or choose a smaller space, model or batch."
         )
 
 

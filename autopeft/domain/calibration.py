@@ -74,11 +74,11 @@ def observations(trials: Iterable[Trial], quantity: Quantity = "live") -> tuple[
         # What went over the limit did so in the last phase that has a peak; it is measured up to there.
         last = max((at for at, phase in enumerate(phases) if phase[1] is not None), default=1)
         for at, (foretold, peak, done) in enumerate(phases):
-            predicted = _bytes(foretold, quantity)
-            if predicted is None:
+            if foretold is None:
                 continue
+            predicted = float(foretold_bytes(foretold, quantity))
             here = at == last
-            seen = _bytes(peak, quantity) if done or (over and here) else None
+            seen = _measured(peak, quantity) if done or (over and here) else None
             # A limit is of live bytes, memory that runs out of reserved ones as well.
             wrong = here and (ran_out or (over and quantity == "live"))
             if seen is not None or wrong:
@@ -86,7 +86,13 @@ def observations(trials: Iterable[Trial], quantity: Quantity = "live") -> tuple[
     return tuple(found)
 
 
-def _bytes(peak: PeakMemory | None, quantity: Quantity) -> float | None:
+def foretold_bytes(peak: PeakMemory, quantity: Quantity) -> int:
+    """What a prediction says of a quantity; where no allocator was modelled, live bytes stand for reserved ones too,
+    and the correction learns what the allocator adds."""
+    return peak.live_bytes if quantity == "live" else peak.reserved_bytes or peak.live_bytes
+
+
+def _measured(peak: PeakMemory | None, quantity: Quantity) -> float | None:
     if peak is None:
         return None
     found = peak.live_bytes if quantity == "live" else peak.reserved_bytes

@@ -36,20 +36,12 @@ def needs(candidate: Candidate) -> float:
 
 
 def prediction(live: float, reserved: float | None = None) -> Prediction:
-    """A prediction of so many bytes."""
-    return Prediction(
-        train_peak_bytes=round(live),
-        train_peak_reserved_bytes=None if reserved is None else round(reserved),
-        trainable_parameters=1234,
-        where="optimiser step",
-        weights_bytes=0,
-        peft_bytes=0,
-        optimizer_bytes=0,
-        inputs_bytes=0,
-        gradient_bytes=0,
-        activation_bytes=0,
-        temporary_bytes=0,
-    )
+    """A prediction of so many bytes; what it consists of is of no concern here."""
+    parts = {name: 0 for name, field in Prediction.model_fields.items() if field.is_required()}
+    said = {"train_peak_bytes": round(live), "trainable_parameters": 1234, "where": "optimiser step"}
+    if reserved is not None:
+        said["train_peak_reserved_bytes"] = round(reserved)
+    return Prediction.model_validate({**parts, **said})
 
 
 class FakeForecast:
