@@ -140,9 +140,8 @@ def make_plan(spec: SearchSpec, space_from: Path | None = None) -> Plan:
         raise UserError(*problems.found)
     notices = [*inspection.notices, *space.notices]
     if spec.predict_for is not None:
-        notices.append(
-            f"The objective {ELSEWHERE} is predicted, not measured: each candidate is carried over to {spec.predict_for}."
-        )
+        there = f"each candidate is carried over to {spec.predict_for}"
+        notices.append(f"The objective {ELSEWHERE} is predicted and never measured: {there}.")
     return Plan(
         spec, inspection, objectives, space, resources, tuple(notices), device_bytes(resources, facts), elsewhere
     )

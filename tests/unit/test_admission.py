@@ -2,96 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autopeft.cluster.admission import Admission, Limits
-from autopeft.cluster.campaign import Done, Refused
+from autopeft.cluster.campaign import Done
 from autopeft.cluster.verdict import MOST_REFUSED
-from autopeft.domain.candidate import Candidate
-from autopeft.domain.events import Event, Notice, TrialEnded, TrialRefused, TrialStarted
-from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
-from autopeft.domain.memory import Prediction
-from autopeft.domain.ports import EvaluationTask, Proposal
+from autopeft.domain.events import Event, TrialEnded, TrialRefused, TrialStarted
+from autopeft.domain.measurements import MemorySource, PeakMemory
+from autopeft.domain.ports import Proposal
 from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
-from autopeft.search import make_sampler
 from tests.fakes.campaigns import begun, drive, store_of
-from tests.fakes.evaluators import known_measurements
-from tests.fakes.handmade import handmade_space
-from tests.fakes.searches import ToySampler, toy_campaign, toy_objectives
-from tests.fakes.stores import MemoryRunStore
-
-MIB = 2**20
-
-
-def needs(candidate: Candidate) -> float:
-    """Bytes that training a candidate takes, in this file's world."""
-    return 50 * MIB + sum(
-        int(one.settings.get("rank", 1)) * len(one.layers) * MIB * (1.5 if one.method == "dora" else 1.0)
-        for one in candidate.insertions
-    )
-
-
-def prediction(live: float, reserved: float | None = None) -> Prediction:
-    """A prediction of so many bytes; what it consists of is of no concern here."""
-    parts = {name: 0 for name, field in Prediction.model_fields.items() if field.is_required()}
-    said = {"train_peak_bytes": round(live), "trainable_parameters": 1234, "where": "optimiser step"}
-    if reserved is not None:
-        said["train_peak_reserved_bytes"] = round(reserved)
-    return Prediction.model_validate({**parts, **said})
-
-
-class FakeForecast:
-    """Says what `said` says; None is no prediction."""
-
-    def __init__(self, said: Callable[[Candidate], float | None] = needs, reserved: float | None = None) -> None:
-        self.said = said
-        self.reserved = reserved
-        self.asked = 0
-
-    def predict(self, candidate: Candidate) -> Prediction | None:
-        self.asked += 1
-        found = self.said(candidate)
-        return None if found is None else prediction(found, None if self.reserved is None else found * self.reserved)
-
-    def why_not(self, candidate: Candidate) -> str:
-        return "" if self.said(candidate) is not None else "RuntimeError: no meta kernel"
-
-    def estimation(self, candidate: Candidate) -> Prediction | None:
-        return None
-
-
-def measuring(limit: float, truth: Callable[[Candidate], float] = needs) -> Callable[[EvaluationTask], Outcome]:
-    """An evaluation that ends at its first step where it needs more than the limit, as the real one does."""
-
-    def outcome_of(task: EvaluationTask) -> Outcome:
-        bytes_ = truth(task.candidate)
-        peak = PeakMemory(live_bytes=round(bytes_), source=MemorySource.TRACKED)
-        if bytes_ > limit:
-            measured = Measurements(train_peak=peak, steps=2, planned_steps=10)
-            failure = Failure(reason=FailureReason.OVER_LIMIT, text="too much", violation=bytes_ / limit - 1)
-            return Outcome(status=TrialStatus.INFEASIBLE, failure=failure, measurements=measured, seconds=1.0)
-        measured = known_measurements(task).model_copy(update={"train_peak": peak})
-        return Outcome(status=TrialStatus.COMPLETE, measurements=measured, seconds=1.0)
-
-    return outcome_of
-
-
-def admitting(limit: float | None, forecast: FakeForecast | None = None, **more: object) -> Admission:
-    chosen = forecast or FakeForecast()
-    return Admission(lambda: chosen, limits=Limits(live_bytes=None if limit is None else round(limit)), **more)  # type: ignore[arg-type]
-
-
-def quarter() -> float:
-    """The bytes that a quarter of random candidates of the handmade space exceed."""
-    sampler = make_sampler("random", handmade_space(), toy_objectives(), 99)
-    found = sorted(needs(one.candidate) for number in range(400) if (one := sampler.ask(number)) is not None)
-    limit = found[int(0.75 * len(found))]
-    assert 0.2 < sum(one > limit for one in found) / len(found) <= 0.25
-    return limit
+from tests.fakes.forecasts import MIB, FakeForecast, admitting, measuring, needs
+from tests.fakes.searches import ToySampler, ToySpace, toy_campaign
 
 
 def test_a_refused_candidate_is_a_row_without_an_attempt_and_costs_no_budget(tmp_path: Path) -> None:
@@ -140,79 +64,6 @@ def test_every_trained_trial_keeps_its_prediction_beside_the_measurement(tmp_pat
         assert measured.trainable_parameters != 1234  # what was measured is not overwritten
     ratios = [one.calibrated_peak_bytes / one.train_peak.live_bytes for one in found]  # type: ignore[union-attr, operator]
     assert ratios == pytest.approx([0.8, 0.8, 0.8, 1, 1], rel=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_where_a_quarter_of_a_space_is_too_large_hardly_any_trained_trial_is(
-    tmp_path: Path, sampler: str, seed: int
-) -> None:
-    limit, noise = quarter(), 0.005
-    off = {}
-
-    def said(candidate: Candidate) -> float:
-        draw = off.setdefault(candidate.digest, random.Random(f"{seed}{candidate.digest}").gauss(0, noise))
-        return needs(candidate) * (1 + draw)
-
-    store = store_of("100")
-    objectives = toy_objectives("accuracy")  # grows with the rank: nothing but the limit leads away from it
-    proposals = make_sampler(sampler, handmade_space(), objectives, seed)
-    campaign = toy_campaign(
-        store, tmp_path, sampler=proposals, objectives=objectives, admission=admitting(limit, FakeForecast(said))
-    )
-    campaign.open()
-    drive(campaign, measuring(limit))
-    campaign.close()
-    trained = [trial for trial in store.trials() if not trial.refused]
-    over = [trial for trial in trained if needs(trial.candidate) > limit]
-    wrongly = [trial for trial in store.trials() if trial.refused and needs(trial.candidate) <= 0.9 * limit]
-    assert len(trained) == 100
-    assert len(over) <= 1
-    assert wrongly == []
-    assert sum(trial.refused for trial in store.trials()) > (10 if sampler == "random" else 0)
-
-
-def test_a_predictor_that_says_too_little_is_corrected_by_what_the_search_measures(tmp_path: Path) -> None:
-    limit = quarter()
-    store, proposals = store_of("60"), make_sampler("random", handmade_space(), toy_objectives(), 0)
-    too_little = FakeForecast(lambda one: 0.7 * needs(one) - 20 * MIB)
-    campaign = toy_campaign(store, tmp_path, sampler=proposals, admission=admitting(limit, too_little))
-    campaign.open()
-    drive(campaign, measuring(limit))
-    campaign.close()
-    trained = [trial for trial in store.trials() if not trial.refused]
-    assert sum(needs(trial.candidate) > limit for trial in trained[8:]) == 0
-    assert not [trial for trial in store.trials() if trial.refused and needs(trial.candidate) <= 0.9 * limit]
-
-
-def test_a_search_that_goes_on_refuses_and_corrects_as_an_undisturbed_one(tmp_path: Path) -> None:
-    limit = quarter()
-
-    def session(store: MemoryRunStore, trials: int | None) -> None:
-        proposals = make_sampler("tpe", handmade_space(), toy_objectives(), 5)
-        forecast = FakeForecast(lambda one: 0.9 * needs(one) + random.Random(one.digest).uniform(-4, 4) * MIB)
-        campaign = toy_campaign(store, tmp_path, sampler=proposals, admission=admitting(limit, forecast))
-        campaign.open()
-        outcome_of = measuring(limit)
-        while not isinstance(task := campaign.next(), Done):
-            if isinstance(task, Refused):
-                continue
-            assert isinstance(task, EvaluationTask)
-            if trials is not None and store.spent().trials >= trials:
-                break  # killed while this one ran
-            campaign.finish(task, outcome_of(task))
-        campaign.close()
-
-    whole, stopped = store_of("24"), store_of("24")
-    session(whole, None)
-    for after in (4, 5, 17, None):
-        session(stopped, after)
-    for one, other in zip(whole.trials(), stopped.trials(), strict=True):
-        assert one.digest == other.digest
-        assert one.status is other.status
-        assert one.measurements == other.measurements
-        assert one.failure == other.failure
-    assert any(trial.refused for trial in whole.trials())
 
 
 def test_a_search_in_which_nothing_fits_ends_and_says_so(tmp_path: Path) -> None:
@@ -296,8 +147,6 @@ def test_what_a_worker_has_of_its_device_is_held_against_reserved_bytes(tmp_path
 
 def proposal(rank: int) -> Proposal:
     values = {"rank": rank, "learning_rate": 1e-3, "layer": 0}
-    from tests.fakes.searches import ToySpace
-
     return Proposal(values, ToySpace().resolve(values), {})
 
 
@@ -348,10 +197,3 @@ def test_a_candidate_without_the_prediction_that_is_an_objective_is_refused(tmp_
     refused = [trial for trial in store.trials() if trial.refused]
     assert {trial.failure.reason for trial in refused if trial.failure} == {FailureReason.NOT_PREDICTED}
     assert "no meta kernel" in str(refused[0].failure)
-
-
-def test_notices_are_events() -> None:
-    seen = list[Event]()
-    admission = Admission(lambda: FakeForecast(lambda one: None), say=lambda text: seen.append(Notice(text)))
-    admission.refusal(proposal(4).candidate)
-    assert isinstance(seen[0], Notice)

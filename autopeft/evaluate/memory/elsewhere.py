@@ -129,6 +129,9 @@ def _built(asked: PredictForSpec, task: TaskInfo) -> tuple[Any, ModelLayout]:
     model = build_from_config(spec, task)
     for path in inspect_layout(model).head_paths:
         model.get_submodule(path).float()
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = 0  # heads of decoders look for it, whichever it is
     model.eval()
     model.requires_grad_(False)
     return model, inspect_layout(model)
