@@ -230,6 +230,17 @@ class PredictionErrors:
     calibrated_median: float
     calibrated_worst: float
 
+    def __str__(self) -> str:
+        text = (
+            f"within {self.median:.2%} (median), bias {self.bias:+.2%}, worst {self.worst:+.2%} "
+            f"(trial {self.worst_trial}), over {self.trials} trial{'s' if self.trials != 1 else ''}"
+        )
+        if self.calibrated_median == self.median and self.calibrated_worst == self.worst:
+            return text
+        return (
+            f"{text}; as corrected by earlier trials {self.calibrated_median:.2%}, worst {self.calibrated_worst:+.2%}"
+        )
+
 
 def prediction_errors(trials: Iterable[Trial]) -> PredictionErrors | None:
     """The run's own error of `train_peak`, over all trials that measured it to the end; None where there is none."""

@@ -194,8 +194,12 @@ class PredictForSpec(_Part):
         return f"{self.model} ({', '.join(parts)})"
 
 
-def _pairs(value: Any) -> Any:
-    """`model=DIR,seq=768` as a mapping."""
+def pairs_of(value: Any) -> Any:
+    """`model=DIR,seq=768` as a mapping; what is no text as it is.
+
+    Raises:
+        ValueError: where a part of it is not one `KEY=VALUE`.
+    """
     if not isinstance(value, str):
         return value
     found = {}
@@ -222,7 +226,7 @@ class SearchSpec(_Part):
     """Names of objectives; empty is the task's metric and `train_peak_bytes`."""
     max_memory: ByteSize | None = Field(default=None, gt=0)
     """Limit on `train_peak_bytes`, in bytes or as `12GiB`; what exceeds it, or is predicted to, is infeasible."""
-    predict_for: Annotated[PredictForSpec | None, BeforeValidator(_pairs, json_schema_input_type=str | None)] = None
+    predict_for: Annotated[PredictForSpec | None, BeforeValidator(pairs_of, json_schema_input_type=str | None)] = None
     """A model and a size that are not here: adds the objective `predicted_peak_bytes`, the memory that a candidate,
     carried over to that model, is predicted to need there. Also as `model=…,seq=…,batch=…,dtype=…,device=…`."""
     training: TrainingSpec = TrainingSpec()
