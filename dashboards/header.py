@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from autopeft.domain.budget import Budget, Spent
+from autopeft.domain.calibration import prediction_errors
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import PICKS, RunResults, ScoredTrial
 from autopeft.domain.trial import TrialStatus
@@ -61,6 +62,7 @@ def header_record(results: RunResults) -> HeaderRecord:
         ("Space", spec.space),
         ("Sampler", f"{spec.sampler.name}, seed {spec.seed}"),
         ("Budget used", budget_text(results.budget, results.spent)),
+        *memory_facts(results),
         ("Started", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(results.record.created_at))),
     )
     return HeaderRecord(
@@ -70,6 +72,22 @@ def header_record(results: RunResults) -> HeaderRecord:
         counts=tuple(results.counts().items()),
         cards=cards(results),
     )
+
+
+def memory_facts(results: RunResults) -> list[tuple[str, str]]:
+    """The limit, how well memory was predicted, and what an objective that is only predicted is predicted for."""
+    spec, trials = results.record.spec, [one.trial for one in results.trials]
+    found = []
+    if spec.max_memory is not None:
+        found.append(("Memory limit", text_of(float(spec.max_memory), Unit.BYTES)))
+    refused, errors = sum(trial.refused for trial in trials), prediction_errors(trials)
+    if refused:
+        found.append(("Refused", f"{refused:,} before training, for what was predicted of them; not in the budget"))
+    if errors is not None:
+        found.append(("Memory predicted", str(errors)))
+    if spec.predict_for is not None:
+        found.append(("Predicted peak", f"predicted and never measured, for {spec.predict_for}"))
+    return found
 
 
 def budget_text(budget: Budget, spent: Spent) -> str:

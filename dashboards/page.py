@@ -21,11 +21,12 @@ from .history import history_panel
 from .importance import importance_panel
 from .layer_scores import layer_scores_panel
 from .layers import layers_panel
+from .memory import memory_panel
 from .parallel import parallel_panel
 from .style import DARK, FRONT, GRID, LIMIT, MUTED, STATUS, SURFACE, TEXT, Panel
 from .trials import TrialsRecord, trials_record
 
-_PANELS = (front_panel, history_panel, importance_panel, layers_panel, layer_scores_panel, parallel_panel)
+_PANELS = (front_panel, history_panel, importance_panel, layers_panel, layer_scores_panel, memory_panel, parallel_panel)
 
 
 def render(results: RunResults, notes: Sequence[str] = ()) -> str:

@@ -144,9 +144,16 @@ def measured_lines(measured: Measurements) -> list[tuple[str, str]]:
         lines.append(("Validation on the way", " → ".join(reports)))
     for name, value in measured.quality.items():
         lines.append((f"Validation {name}", text_of(value, metric_unit(name))))
-    for name, peak in (("Training peak", measured.train_peak), ("Inference peak", measured.infer_peak)):
-        if peak is not None:
-            lines.append((name, peak_text(peak)))
+    peaks = (
+        ("Training peak", measured.train_peak),
+        ("Training peak foretold", measured.foretold_peak),
+        ("Estimation peak", measured.estimation_peak),
+        ("Estimation peak foretold", measured.foretold_estimation_peak),
+        ("Inference peak", measured.infer_peak),
+        ("Loading peak", measured.load_peak),
+        ("Training peak elsewhere", measured.elsewhere_peak),
+    )
+    lines += [(name, peak_text(peak)) for name, peak in peaks if peak is not None]
     if measured.planned_steps:
         lines.append(("Steps", f"{measured.steps:,} of {measured.planned_steps:,}"))
     numbers = (

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autopeft import plugins
-from autopeft.app.objectives import default_objectives
+from autopeft.app.objectives import ELSEWHERE, default_objectives, load_objectives
+from autopeft.cluster.admission import Admission, Limits
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.layout import TaskName
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
 from autopeft.domain.objective import Objective
-from autopeft.domain.ports import EvaluatorRef, Resources
+from autopeft.domain.ports import EvaluatorRef, MemoryForecast, Resources
 from autopeft.domain.results import Provenance, RunRecord, TaskInfo
 from autopeft.domain.spec import ResourceSpec, SearchSpec
+from autopeft.evaluate.devices import worker_bytes
 from autopeft.evaluate.inspection import DeviceFacts, Inspection, devices, inspect_run
+from autopeft.evaluate.memory.elsewhere import open_elsewhere
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
@@ -44,6 +47,10 @@ class Plan:
     space: BoundSpace
     resources: Resources
     notices: tuple[str, ...]
+    device_bytes: int | None = None
+    """What a worker's allocator may hold of its GPU; None without one, or where it is on another machine."""
+    elsewhere: MemoryForecast | None = None
+    """Foretells candidates at the size that `predict_for` names."""
 
     def record(self) -> RunRecord:
         """The row that the store keeps of it."""
@@ -64,6 +71,17 @@ class Plan:
     def space_as_written(self) -> dict[str, Any]:
         """The space's file as values that read back as the same space."""
         return written(self.space.file)
+
+    def admission(self, say: Callable[[str], None]) -> Admission:
+        """What foretells and refuses candidates; `say` is told what a person should know. To be made once."""
+        opening, target = self.inspection.open_forecast, "cuda" if self.resources.gpus_per_worker else "cpu"
+        limit = self.spec.max_memory
+        return Admission(
+            None if opening is None else partial(opening, target),
+            limits=Limits(None if limit is None else int(limit), self.device_bytes),
+            elsewhere=self.elsewhere,
+            say=say,
+        )
 
     def evaluator(self) -> EvaluatorRef:
         """How a worker builds its evaluator."""
@@ -114,10 +132,32 @@ def make_plan(spec: SearchSpec, space_from: Path | None = None) -> Plan:
         problems.of(lambda: bind(space_file, inspection.layout, METHODS, POLICIES, CRITERIA)) if space_file else None
     )
     objectives = tuple(one for one in named if one) or default_objectives(inspection.task)
-    problems.add(*_objective_problems(objectives, inspection.task))
+    elsewhere = problems.of(lambda: _elsewhere(spec, inspection))
+    if spec.predict_for is not None and ELSEWHERE not in spec.objectives:
+        objectives = (*objectives, *load_objectives((ELSEWHERE,)))
+    problems.add(*_objective_problems(objectives, inspection.task, spec))
     if problems.found or space is None or resources is None:
         raise UserError(*problems.found)
-    return Plan(spec, inspection, objectives, space, resources, (*inspection.notices, *space.notices))
+    notices = [*inspection.notices, *space.notices]
+    if spec.predict_for is not None:
+        there = f"each candidate is carried over to {spec.predict_for}"
+        notices.append(f"The objective {ELSEWHERE} is predicted and never measured: {there}.")
+    return Plan(
+        spec, inspection, objectives, space, resources, tuple(notices), device_bytes(resources, facts), elsewhere
+    )
+
+
+def device_bytes(resources: Resources, facts: DeviceFacts) -> int | None:
+    """What a worker's allocator may hold of the smallest of this machine's GPUs; None where its GPU is not here."""
+    if not resources.gpus_per_worker or not facts.gpu_memory_bytes or resources.ray_address is not None:
+        return None
+    return worker_bytes(min(facts.gpu_memory_bytes), resources.gpus_per_worker)
+
+
+def _elsewhere(spec: SearchSpec, inspection: Inspection) -> MemoryForecast | None:
+    if spec.predict_for is None:
+        return None
+    return open_elsewhere(spec.predict_for, inspection.layout, inspection.task, spec.training, spec.seed)
 
 
 def decide_resources(asked: ResourceSpec, facts: DeviceFacts) -> Resources:
@@ -225,8 +265,11 @@ def _memory_problems(spec: SearchSpec, inspection: Inspection) -> list[Problem]:
     ]
 
 
-def _objective_problems(objectives: tuple[Objective, ...], task: TaskInfo) -> list[Problem]:
+def _objective_problems(objectives: tuple[Objective, ...], task: TaskInfo, spec: SearchSpec) -> list[Problem]:
     """Objectives that no trial of this task can have: scored on a trial that measured everything, they are NaN."""
+    if spec.predict_for is None and any(one.name == ELSEWHERE for one in objectives):
+        step = "For example: --predict-for model=meta-llama/Llama-3.2-3B,seq=768,batch=4,dtype=bf16"
+        return [Problem("objectives", f"'{ELSEWHERE}' is asked for, and not for what", "", step)]
     peak = PeakMemory(live_bytes=1, source=MemorySource.PREDICTED)
     full = Measurements(
         quality=dict.fromkeys(task.metrics, 0.5),
@@ -240,6 +283,7 @@ def _objective_problems(objectives: tuple[Objective, ...], task: TaskInfo) -> li
         adapter_bytes=1,
         train_peak=peak,
         infer_peak=peak,
+        elsewhere_peak=peak,
     )
     return [
         Problem(

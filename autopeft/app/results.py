@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autopeft import plugins
 from autopeft.app.folder import OWN_STORE, RunFolder, find_run
-from autopeft.app.objectives import default_objectives, load_objectives
+from autopeft.app.objectives import load_objectives, objectives_of
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import Notice, OnEvent, ignore
 from autopeft.domain.objective import Objective
@@ -103,8 +103,7 @@ def opened(name: str, runs: Path, store_url: str | None = None, objectives: tupl
             )
         spec = run.record.spec
         space = bind(load_space(str(folder.space_file)), run.record.layout, METHODS, POLICIES, CRITERIA)
-        names = objectives or spec.objectives
-        scored_by = load_objectives(names) if names else default_objectives(run.record.task)
+        scored_by = load_objectives(objectives) if objectives else objectives_of(spec, run.record.task)
         yield Opened(folder, run, space, scored_by)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from autopeft.app.folder import RunFolder, check_writable, find_run
 from autopeft.app.planning import Plan, make_plan, written
 from autopeft.app.results import Opened, load_results, open_run, shown_store, write_results
+from autopeft.cluster.admission import Admission
 from autopeft.cluster.campaign import Campaign
 from autopeft.cluster.local_runner import LocalRunner
 from autopeft.domain.budget import Budget
@@ -83,7 +84,9 @@ def search(
                 raise _taken(spec, differences(run.record.spec, spec))
             if run.budget() != spec.budget:
                 on_event(Notice(f"The budget is {spec.budget} in all (it was {run.budget()})."))
-        return _run(planned, folder, run, on_event, evaluator or planned.evaluator())
+        # What takes the place of training has a memory that no forecast of training tells.
+        admission = planned.admission(lambda text: on_event(Notice(text))) if evaluator is None else None
+        return _run(planned, folder, run, on_event, evaluator or planned.evaluator(), admission)
 
 
 def resume(name: str, runs: Path, *, store_url: str | None = None, on_event: OnEvent = ignore) -> SearchResult:
@@ -125,7 +128,14 @@ def _as_begun(folder: RunFolder) -> Callable[[SearchSpec], Plan]:
     return partial(make_plan, space_from=folder.space_file)
 
 
-def _run(plan: Plan, folder: RunFolder, run: RunStore, on_event: OnEvent, evaluator: EvaluatorRef) -> SearchResult:
+def _run(
+    plan: Plan,
+    folder: RunFolder,
+    run: RunStore,
+    on_event: OnEvent,
+    evaluator: EvaluatorRef,
+    admission: Admission | None,
+) -> SearchResult:
     spec = plan.spec
     sampler: Sampler = make_sampler(
         spec.sampler.name, plan.space, plan.objectives, spec.seed, spec.sampler.startup_trials
@@ -147,6 +157,7 @@ def _run(plan: Plan, folder: RunFolder, run: RunStore, on_event: OnEvent, evalua
         max_failure_share=spec.max_failure_share,
         keep_adapters=spec.keep_adapters,
         budget=spec.budget,
+        admission=admission,
         on_event=told,
     )
     if spec.resources.runner == "local":

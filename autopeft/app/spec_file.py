@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from autopeft.domain.errors import Problem, UserError, unknown
-from autopeft.domain.spec import SearchSpec
+from autopeft.domain.spec import SearchSpec, pairs_of
 from autopeft.spaces.source import Source, read
 
 
@@ -51,6 +52,11 @@ def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         values = {**values, "model": str(folder / model)}
     elif isinstance(model, dict) and isinstance(model.get("source"), str) and (folder / model["source"]).exists():
         values = {**values, "model": {**model, "source": str(folder / model["source"])}}
+    there = values.get("predict_for")
+    with suppress(ValueError):  # said again, with its place, when the spec is made
+        there = pairs_of(there)
+    if isinstance(there, dict) and isinstance(there.get("model"), str) and (folder / there["model"]).exists():
+        values = {**values, "predict_for": {**there, "model": str(folder / there["model"])}}
     space = values.get("space")
     if isinstance(space, str) and space.endswith((".yaml", ".yml")):
         values = {**values, "space": str(folder / space)}
@@ -125,7 +131,9 @@ def keys_below(model: type[BaseModel], steps: list[str]) -> list[str]:
     """Keys that the part of the spec at `steps` takes."""
     for step in steps:
         annotation = model.model_fields[step].annotation if step in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        parts = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
+        below = next((part for part in parts if issubclass(part, BaseModel)), None)
+        if below is None:
             break
-        model = annotation
+        model = below
     return list(model.model_fields)

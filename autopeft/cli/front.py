@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
+
 from autopeft.app.results import load_results, opened
+from autopeft.cli.memory import elsewhere_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, Objectives, RunName, Runs, StoreUrl, names_of
 from autopeft.cli.tables import front_table, output, print_json
 from autopeft.export.tables import front_rows
@@ -27,3 +30,5 @@ def command(
         return
     tested = any(one.trial.test_quality for one in results.front.members)
     console.print(front_table(results.front, results.record.task.metric, with_test=tested))
+    if there := elsewhere_text(results):
+        console.print(f"[dim]{escape(there)}[/]", soft_wrap=True)

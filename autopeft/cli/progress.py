@@ -14,7 +14,7 @@ from rich.text import Text
 
 from autopeft.cli.tables import STATUS_STYLE, candidate_text, front_table, quantity, seconds_text
 from autopeft.domain.budget import Budget, Spent
-from autopeft.domain.events import Event, Notice, RungReached, RunOpened, TrialEnded, TrialStarted
+from autopeft.domain.events import Event, Notice, RungReached, RunOpened, TrialEnded, TrialRefused, TrialStarted
 from autopeft.domain.measurements import Rung
 from autopeft.domain.results import Front
 from autopeft.domain.trial import Trial, TrialStatus
@@ -59,6 +59,8 @@ class Progress:
                 if trial.status.ended:
                     self.counts[trial.status] = self.counts.get(trial.status, 0) + 1
                     self.seconds.append(trial.seconds)
+            case TrialRefused(trial):
+                self.counts[trial.status] = self.counts.get(trial.status, 0) + 1
             case _:
                 pass
 
@@ -136,6 +138,9 @@ class PlainProgress(Progress):
                 if left is not None:
                     parts.append(f"about {seconds_text(left)} left")
                 self._line(" | ".join(parts))
+            case TrialRefused(trial):
+                why = trial.failure.text if trial.failure else ""
+                self._line(f"trial {trial.number} {trial.status.value} | {why} | {candidate_text(trial)}")
             case Notice(text):
                 self._line(text)
             case _:

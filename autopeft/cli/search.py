@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from autopeft.app.spec_file import anchored, make_spec, merged, read_spec
+from autopeft.cli.memory import elsewhere_text, memory_json, memory_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs, StoreUrl
 from autopeft.cli.progress import progress_for
 from autopeft.cli.tables import front_table, output, print_json, seconds_text
@@ -103,6 +104,14 @@ def command(
     max_memory: Annotated[
         str | None, typer.Option(help="Limit on training memory, as 12GiB.", rich_help_panel=SPACE)
     ] = None,
+    predict_for: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory on another model as a further objective, predicted: "
+            "model=ID_OR_DIR,seq=768,batch=4,dtype=bf16,device=l40s.",
+            rich_help_panel=SPACE,
+        ),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, gp, nsga2 or random.", rich_help_panel=SPACE)] = None,
     startup_trials: Annotated[
         int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
@@ -172,6 +181,7 @@ def command(
         "space": space,
         "objectives": [part.strip() for part in objectives.split(",")] if objectives else None,
         "max_memory": max_memory,
+        "predict_for": predict_for,
         "sampler": {"name": sampler, "startup_trials": startup_trials},
         "seed": seed,
         "budget": budget,
@@ -225,6 +235,7 @@ def run_and_show(run: Callable[[OnEvent], SearchResult], json: bool, quiet: bool
                 "why": result.why,
                 "seconds": result.results.spent.seconds,
                 "trials": {status.value: count for status, count in result.results.counts().items()},
+                "memory": memory_json(result.results),
                 "front": front_rows(result.results),
                 "exported": {name: str(path) for name, path in result.exported.items()},
             }
@@ -248,9 +259,13 @@ def _show(result: SearchResult) -> None:
                 results.front, task.metric, with_test=any(one.trial.test_quality for one in results.front.members)
             )
         )
+        if there := elsewhere_text(results):
+            console.print(f"[dim]{escape(there)}[/]", soft_wrap=True)
         if task.majority_share is not None:
             console.print(f"[dim]Always saying the most frequent class reaches accuracy {task.majority_share:.3f}.[/]")
     console.print()
+    if memory := memory_text(results):
+        console.print(f"memory   {memory}", soft_wrap=True)
     console.print(f"report   {escape(str(result.folder / 'report.html'))}", soft_wrap=True)
     for label, path in result.exported.items():
         console.print(f"adapter  {escape(str(path))}  ({label})", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 
 from autopeft.app.results import load_results, opened
+from autopeft.cli.memory import elsewhere_text, memory_json, memory_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
 from autopeft.cli.tables import STATUS_STYLE, output, print_json, seconds_text
 from autopeft.domain.trial import TrialStatus
@@ -28,6 +29,7 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
                 "used_up": used_up,
                 "front": sorted(results.front.numbers),
                 "hypervolume": history[-1].hypervolume if history else 0.0,
+                "memory": memory_json(results),
             }
         )
         return
@@ -40,10 +42,14 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
     console.print(
         f"front    {len(results.front.members)} points, hypervolume {history[-1].hypervolume if history else 0:.3f}"
     )
+    if memory := memory_text(results):
+        console.print(f"memory   {memory}", soft_wrap=True)
+    if there := elsewhere_text(results):
+        console.print(f"         {escape(there)}", soft_wrap=True)
     failed = [
         one.trial
         for one in results.trials
-        if one.trial.failure is not None and one.trial.status is not TrialStatus.COMPLETE
+        if one.trial.failure is not None and one.trial.status is not TrialStatus.COMPLETE and not one.trial.refused
     ]
     for trial in failed[-MAX_FAILURES:]:
         assert trial.failure is not None

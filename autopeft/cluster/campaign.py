@@ -10,17 +10,19 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autopeft.cluster.adapters import KeptAdapters
+from autopeft.cluster.admission import Admission
 from autopeft.cluster.heartbeat import Heartbeat
-from autopeft.cluster.verdict import FailureRate, judged
+from autopeft.cluster.verdict import FailureRate, Refusals, judged, with_fields
 from autopeft.domain.budget import Budget, Spent, duration
-from autopeft.domain.events import OnEvent, RungReached, RunOpened, TrialEnded, TrialStarted, ignore
+from autopeft.domain.events import OnEvent, RungReached, RunOpened, TrialEnded, TrialRefused, TrialStarted, ignore
 from autopeft.domain.measurements import Rung
 from autopeft.domain.objective import Objective
-from autopeft.domain.ports import EvaluationTask, Resources, RunStore, Sampler
+from autopeft.domain.ports import EvaluationTask, Proposal, Resources, RunStore, Sampler
 from autopeft.domain.results import Front, ScoredTrial, score
 from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialStatus
 
@@ -28,6 +30,11 @@ from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialS
 @dataclass(frozen=True)
 class Wait:
     """Nothing can start now; something may, once a running trial ends."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A candidate was refused for what is predicted of it; ask again."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class _Running:
     task: EvaluationTask
     since: float
     """Clock of `time.monotonic`, in seconds."""
+    foretold: dict[str, Any] = field(default_factory=dict)
+    """Fields of its measurements that were predicted when it began."""
 
 
 class Campaign:
@@ -73,12 +82,14 @@ class Campaign:
         max_failure_share: float = 0.5,
         keep_adapters: str = "front",
         budget: Budget | None = None,
+        admission: Admission | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
         """A session on `store`, not yet open.
 
         Args:
             budget: Replaces the stored one once the run is this process's own; `None` keeps the stored one.
+            admission: Foretells and refuses candidates; `None` foretells nothing.
         """
         self._store = store
         self._sampler = sampler
@@ -90,6 +101,8 @@ class Campaign:
         self._lock = threading.Lock()
         self._heartbeat = Heartbeat(self._beat)
         self._failures = FailureRate(max_failure_share)
+        self._admission = admission or Admission()
+        self._refusals = Refusals()
         self._adapters = KeptAdapters(artefacts, keep_all=keep_adapters == "all")
         self._pending: deque[Trial] = deque()
         self._running: dict[int, _Running] = {}
@@ -136,22 +149,25 @@ class Campaign:
         why = self._why_stop()
         return None if why is None or self._running else Done(why)
 
-    def next(self, worker: str = "") -> EvaluationTask | Wait | Done:
+    def next(self, worker: str = "") -> EvaluationTask | Refused | Wait | Done:
         """What to train now. The trial's row is `running` in the store before this returns.
 
         Trials left by earlier sessions come first, those that saw a driver die behind the others, then lost ones, then
-        the sampler's proposals.
+        the sampler's proposals. A proposal that is predicted not to fit becomes an infeasible trial at once.
 
         Args:
             worker: Name of the worker that will get the task, for the table.
         """
         self._heartbeat.check()
         why = self._why_stop()
+        if why is None and self._pending:
+            return self._start(self._pending.popleft(), worker)
         if why is None:
-            trial = self._waiting_trial()
-            if trial is not None:
-                return self._start(trial, worker)
-            why = "Every candidate of the space was proposed."
+            proposal = None if self._exhausted else self._sampler.ask(self._rows)
+            if proposal is not None:
+                return self._proposed(proposal, worker)
+            self._exhausted = True
+            why = f"Every candidate of the space was proposed{self._refusals.aside()}."
         return Wait() if self._running else Done(why)
 
     def rung(self, number: int, attempt: int, rung: Rung) -> None:
@@ -166,7 +182,7 @@ class Campaign:
         """
         if not self._is_current(task.number, task.attempt):
             return
-        outcome = judged(outcome, self._objectives)
+        outcome = judged(with_fields(outcome, self._running[task.number].foretold), self._objectives)
         with self._lock:
             trial = self._store.finish(task.number, task.attempt, outcome, self._resources.gpus_per_worker)
         self._ended_attempt(task, trial)
@@ -202,7 +218,9 @@ class Campaign:
         self._read_spent()
         scored = [score(trial, self._objectives) for trial in trials]
         self._rows = len(trials)
-        self._ended = sum(trial.status.ended for trial in trials)
+        self._ended = sum(trial.status.ended and not trial.refused for trial in trials)
+        self._refusals.replay(trials)
+        self._admission.learn(trials)
         self._sampler.replay(scored)
         waiting = [trial for trial in trials if trial.status is TrialStatus.PENDING]
         # What ran when a driver died may have brought it down: the rest comes first and is safe when it does so again.
@@ -227,7 +245,7 @@ class Campaign:
 
     def _why_stop(self) -> str | None:
         """The sentence that says why nothing new may start, or None."""
-        failing = self._failures.exceeded()
+        failing = self._failures.exceeded() or (None if self._pending else self._refusals.exceeded())
         if failing is not None:
             return failing
         now = time.monotonic()
@@ -240,21 +258,24 @@ class Campaign:
         kind = self._budget.used_up_by(charged)
         return None if kind is None else f"The budget of {_limit(self._budget, kind)} is used up."
 
-    def _waiting_trial(self) -> Trial | None:
-        if self._pending:
-            return self._pending.popleft()
-        if self._exhausted:
-            return None
-        proposal = self._sampler.ask(self._rows)
-        if proposal is None:
-            self._exhausted = True
-            return None
+    def _proposed(self, proposal: Proposal, worker: str) -> EvaluationTask | Refused:
+        """Write a proposal's row: of a trial that starts, or of one that is refused."""
+        outcome = self._admission.refusal(proposal.candidate)
         with self._lock:
-            trial = self._store.add(proposal, self._seed)
+            if outcome is None:
+                trial = self._store.add(proposal, self._seed)
+            else:
+                trial = self._store.refuse(proposal, self._seed, outcome)
         self._rows += 1
-        return trial
+        self._refusals.count(trial)
+        if outcome is None:
+            return self._start(trial, worker)
+        self._sampler.tell(ScoredTrial(trial, None))
+        self._on_event(TrialRefused(trial))
+        return Refused()
 
     def _start(self, trial: Trial, worker: str) -> EvaluationTask:
+        foretold = self._admission.fields(trial.candidate)
         with self._lock:
             trial = self._store.start(trial.number, worker, gpus=self._resources.gpus_per_worker)
         task = EvaluationTask(
@@ -264,7 +285,7 @@ class Campaign:
             candidate=trial.candidate,
             artefact_dir=str(self._adapters.folder(trial)),
         )
-        self._running[trial.number] = _Running(task, time.monotonic())
+        self._running[trial.number] = _Running(task, time.monotonic(), foretold)
         self._on_event(TrialStarted(trial))
         return task
 
@@ -294,6 +315,7 @@ class Campaign:
         else:
             self._ended += 1
             self._failures.count(trial)
+            self._admission.learn([trial])
             self._sampler.tell(scored)
             self._keep(scored)
         self._read_spent()

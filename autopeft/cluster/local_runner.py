@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autopeft.cluster.attempt import Attempt
-from autopeft.cluster.campaign import Campaign, Done, RunEnd, Wait
+from autopeft.cluster.campaign import Campaign, Done, Refused, RunEnd, Wait
 from autopeft.cluster.interruption import Interrupted, Interruption
 from autopeft.domain.measurements import Rung
 from autopeft.domain.ports import EvaluationTask, Evaluator, EvaluatorRef, Resources
@@ -44,6 +44,8 @@ class LocalRunner:
             step = campaign.next(worker="local")
             if isinstance(step, Done):
                 return RunEnd(step.why, interrupted=False)
+            if isinstance(step, Refused):
+                continue
             if isinstance(step, Wait):
                 raise RuntimeError("nothing runs and nothing may start: the campaign lost count")
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from autopeft.cluster.campaign import Campaign, Done, Wait
+from autopeft.cluster.campaign import Campaign, Done, Refused, Wait
 from autopeft.cluster.worker import Key, raise_told
 from autopeft.domain.measurements import Rung
 from autopeft.domain.ports import EvaluationTask
@@ -23,6 +24,8 @@ DIED = "Its worker process died: it was killed, ran out of host memory, or crash
 OUT_OF_MEMORY = "Ray ended its worker because the machine ran out of memory."
 _OUT_OF_MEMORY_MARK = "due to the node running low on memory"
 """In the text of every `ray.exceptions.OutOfMemoryError`; Tune keeps the error's text and not its type."""
+_REFUSING_S = 1.0
+"""So long a search may refuse one candidate after another before it lets Tune go on."""
 UNBUILT = "Its worker could not build the evaluator."
 
 
@@ -48,7 +51,7 @@ class CampaignSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.error is not None or len(self._tasks) >= self._workers:
             return None
-        step = self._guarded(lambda: self._campaign.next(worker=trial_id))
+        step = self._guarded(lambda: self._next(trial_id))
         if isinstance(step, Done):
             self.why = step.why
             return str(Searcher.FINISHED)
@@ -56,6 +59,14 @@ class CampaignSearcher(Searcher):
             return None
         self._tasks[trial_id] = step
         return {Key.TASK.value: step.model_dump_json()}
+
+    def _next(self, worker: str) -> EvaluationTask | Wait | Done:
+        """What to train; from time to time nothing, so that Tune can see to its workers and to Ctrl-C meanwhile."""
+        began = time.monotonic()
+        while isinstance(step := self._campaign.next(worker=worker), Refused):
+            if time.monotonic() - began > _REFUSING_S:
+                return Wait()
+        return step
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._guarded(lambda: self._take(trial_id, result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopeft.domain.measurements import Measurements
@@ -12,6 +12,8 @@ from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialS
 
 LEAST_ENDED = 10
 """So many trials must have ended before their failures can stop a search."""
+MOST_REFUSED = 100
+"""So many candidates may be refused in a row before a search ends."""
 
 
 def judged(outcome: Outcome, objectives: Sequence[Objective]) -> Outcome:
@@ -58,6 +60,53 @@ def _replaced(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_replaced(one) for one in value]
     return 1.0 if isinstance(value, float) and math.isnan(value) else value
+
+
+def with_fields(outcome: Outcome, fields: Mapping[str, Any]) -> Outcome:
+    """The outcome with these fields in its measurements."""
+    if not fields:
+        return outcome
+    measured = (outcome.measurements or Measurements()).model_copy(update=dict(fields))
+    return outcome.model_copy(update={"measurements": measured})
+
+
+class Refusals:
+    """Counts the candidates that were refused before they trained, and says when there is no end to it.
+
+    A refusal costs no budget, so that a limit which nothing fits would be searched for ever.
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+        self._in_all = 0
+        self._last = ""
+
+    def replay(self, trials: Sequence[Trial]) -> None:
+        """Take in a stored run, in order of number."""
+        for trial in trials:
+            self.count(trial)
+
+    def count(self, trial: Trial) -> None:
+        """Take note of a new trial, refused or not."""
+        if not trial.refused:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        self._in_all += 1
+        self._last = trial.failure.text if trial.failure else ""
+
+    def aside(self) -> str:
+        """How many were refused, as the rest of a sentence; empty for none."""
+        return f"; {self._in_all} of them were refused, as they would not fit" if self._in_all else ""
+
+    def exceeded(self) -> str | None:
+        """The sentence to stop with, or None."""
+        if self._in_a_row < MOST_REFUSED:
+            return None
+        return (
+            f"{self._in_a_row} candidates in a row were refused before they trained, so hardly one of the space fits; "
+            f"the last one: {self._last}. Raise --max-memory, or choose a smaller space, model or batch."
+        )
 
 
 class FailureRate:

@@ -21,7 +21,7 @@ class Spent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: int = 0
-    """Trials that ended, in whatever way."""
+    """Trials that were started and ended, in whatever way; those refused before they trained do not count."""
     seconds: float = 0.0
     """Wall seconds in which a session was open on the run."""
     gpu_seconds: float = 0.0

@@ -21,6 +21,7 @@ class RunOpened:
     spent: Spent
     resumed: bool
     done: int
+    """Trials that were trained and ended."""
     lost: int
     """Trials that ran when an earlier session was killed."""
     workers: int
@@ -53,6 +54,13 @@ class TrialEnded:
 
 
 @dataclass(frozen=True)
+class TrialRefused:
+    """A candidate was refused for what was predicted of it: a trial that ended before it began."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True)
 class SearchEnded:
     """No more trials will start; `why` is one sentence."""
 
@@ -67,7 +75,7 @@ class Notice:
     text: str
 
 
-Event = RunOpened | TrialStarted | RungReached | TrialEnded | SearchEnded | Notice
+Event = RunOpened | TrialStarted | RungReached | TrialEnded | TrialRefused | SearchEnded | Notice
 OnEvent = Callable[[Event], None]
 
 

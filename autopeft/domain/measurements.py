@@ -101,5 +101,19 @@ class Measurements(BaseModel):
     important."""
     scored_layers: tuple[int, ...] = ()
     """The layers that held something trainable, ascending, where a policy scored them."""
+    load_peak: PeakMemory | None = None
+    """While the base model was loaded, once for all trials of the worker; CUDA only."""
+    device_taken_bytes: int | None = None
+    """What of the device was taken when the worker began, by other processes and by its own context; CUDA only. The
+    allocator's peaks are of this process alone and do not hold it."""
+    foretold_peak: PeakMemory | None = None
+    """`train_peak` as it was predicted before the trial, uncorrected."""
+    foretold_estimation_peak: PeakMemory | None = None
+    """The same of `estimation_peak`."""
+    calibrated_peak_bytes: int | None = None
+    """`foretold_peak` as corrected, before the trial, by what earlier trials had measured."""
+    elsewhere_peak: PeakMemory | None = None
+    """`train_peak` of the same candidate on the model and at the size that `predict_for` of the spec names: predicted,
+    never measured."""
     device: str = ""
     dtype: str = ""

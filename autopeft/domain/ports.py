@@ -171,6 +171,10 @@ class MemoryForecast(Protocol):
         """Why there is no prediction; empty where there is one."""
         ...
 
+    def estimation(self, candidate: Candidate) -> Prediction | None:
+        """The peak of the estimation phase; None for a candidate that prunes nothing, or where it cannot be told."""
+        ...
+
 
 class RunStore(Protocol):
     """The trial table of one run, opened by one session at a time for writing."""
@@ -183,7 +187,7 @@ class RunStore(Protocol):
     def set_budget(self, budget: Budget) -> None: ...
 
     def spent(self) -> Spent:
-        """Ended trials, wall seconds of all sessions (the open one up to now), GPU seconds."""
+        """Ended trials, refused ones left out; wall seconds of all sessions (the open one up to now); GPU seconds."""
         ...
 
     def trials(self) -> list[Trial]:
@@ -213,6 +217,14 @@ class RunStore(Protocol):
 
         Raises:
             TakenTrialError: where the run has a trial of this candidate and seed.
+        """
+        ...
+
+    def refuse(self, proposal: Proposal, seed: int, outcome: Outcome) -> Trial:
+        """A new trial with the next number that ended before it was started, with no attempt and nothing charged.
+
+        Raises:
+            TakenTrialError: as `add`.
         """
         ...
 

@@ -256,7 +256,7 @@ class RunResults:
         return {status: found.count(status) for status in TrialStatus if status in found}
 
     def hypervolume_history(self) -> tuple[HypervolumePoint, ...]:
-        """Hypervolume after each ended trial, in order of ending; never falls.
+        """Hypervolume after each trained and ended trial, in order of ending; never falls.
 
         Each objective is scaled to [0, 1] between its ideal over the complete trials and a reference: the objective's
         `worst`, or, without one, the worst complete value plus a tenth of the range.
@@ -273,7 +273,8 @@ class RunResults:
                 reference[column] = max(objective.sign * objective.worst, nadir[column])
         width = np.where(reference > ideal, reference - ideal, 1.0)
         ended = sorted(
-            (one for one in self.trials if one.trial.status.ended), key=lambda one: one.trial.finished_at or 0.0
+            (one for one in self.trials if one.trial.status.ended and not one.trial.refused),
+            key=lambda one: one.trial.finished_at or 0.0,
         )
         history, volume, so_far = [], 0.0, np.empty((0, len(self.objectives)))
         for count, one in enumerate(ended, start=1):

@@ -165,6 +165,54 @@ class ResourceSpec(_Part):
     """A running cluster that this machine is part of (`auto`, `host:port`); `None` starts one here."""
 
 
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""Short names of dtypes."""
+
+
+def _dtype(value: Any) -> Any:
+    return DTYPES.get(value, value) if isinstance(value, str) else value
+
+
+class PredictForSpec(_Part):
+    """A model and a size that are not here, for which the memory of every candidate is predicted."""
+
+    model: str
+    """A hub id, or a folder in which a `config.json` is enough."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    seq: int = Field(ge=1)
+    """Tokens of the longest row of a batch."""
+    batch: int = Field(default=1, ge=1)
+    """Rows of a batch."""
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype)] = "auto"
+    """How the frozen weights are loaded; `auto` is what the model's config says. Also `bf16`, `fp16`, `fp32`."""
+    device: str = "cuda"
+    """`cpu`, or a GPU: what it computes in, and with which attention."""
+
+    def __str__(self) -> str:
+        parts = [f"{self.batch} x {self.seq} tokens", *([self.dtype] if self.dtype != "auto" else []), self.device]
+        return f"{self.model} ({', '.join(parts)})"
+
+
+def pairs_of(value: Any) -> Any:
+    """`model=DIR,seq=768` as a mapping; what is no text as it is.
+
+    Raises:
+        ValueError: where a part of it is not one `KEY=VALUE`.
+    """
+    if not isinstance(value, str):
+        return value
+    found = {}
+    for part in value.split(","):
+        key, equals, text = part.partition("=")
+        if not equals or not key.strip() or key.strip() in found:
+            raise ValueError(
+                f"'{part}' is not one KEY=VALUE; for example model=meta-llama/Llama-3.2-3B,seq=768,batch=4,dtype=bf16"
+            )
+        found[key.strip()] = text.strip()
+    return found
+
+
 class SearchSpec(_Part):
     """One search, completely; frozen, saved with the run, written as YAML or as flags."""
 
@@ -177,7 +225,10 @@ class SearchSpec(_Part):
     objectives: tuple[str, ...] = ()
     """Names of objectives; empty is the task's metric and `train_peak_bytes`."""
     max_memory: ByteSize | None = Field(default=None, gt=0)
-    """Limit on `train_peak_bytes`, in bytes or as `12GiB`; what exceeds it is infeasible."""
+    """Limit on `train_peak_bytes`, in bytes or as `12GiB`; what exceeds it, or is predicted to, is infeasible."""
+    predict_for: Annotated[PredictForSpec | None, BeforeValidator(pairs_of, json_schema_input_type=str | None)] = None
+    """A model and a size that are not here: adds the objective `predicted_peak_bytes`, the memory that a candidate,
+    carried over to that model, is predicted to need there. Also as `model=…,seq=…,batch=…,dtype=…,device=…`."""
     training: TrainingSpec = TrainingSpec()
     sampler: Annotated[SamplerSpec, BeforeValidator(_name_alone, json_schema_input_type=SamplerSpec | str)] = (
         SamplerSpec()
@@ -209,6 +260,8 @@ class SearchSpec(_Part):
         said = self.model_dump(mode="json", exclude=outside)
         if not self.training.gradient_checkpointing:
             del said["training"]["gradient_checkpointing"]  # came later than the first runs
+        if self.predict_for is None:
+            del said["predict_for"]  # so did this
         return digest_of(said)
 
     @property

@@ -39,6 +39,10 @@ class FailureReason(StrEnum):
 
     OUT_OF_MEMORY = "out_of_memory"
     OVER_LIMIT = "over_limit"
+    PREDICTED_OVER_LIMIT = "predicted_over_limit"
+    """It was refused before it trained."""
+    NOT_PREDICTED = "not_predicted"
+    """The prediction that was asked for cannot be made, so it was refused before it trained."""
     NOT_FINITE = "not_finite"
     MISSING_METRIC = "missing_metric"
     EXCEPTION = "exception"
@@ -87,7 +91,7 @@ class Trial(BaseModel):
     seed: int
     status: TrialStatus
     attempt: int = 0
-    """How often it was started; results of an earlier attempt are refused."""
+    """How often it was started; results of an earlier attempt are refused. 0 where it was refused before it trained."""
     driver_deaths: int = 0
     """How often the search was killed, or was brought down by it, while it ran."""
     measurements: Measurements | None = None
@@ -109,6 +113,11 @@ class Trial(BaseModel):
     def digest(self) -> str:
         """The candidate's identity."""
         return self.candidate.digest
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended without ever being started, for what was predicted of it; no budget is charged."""
+        return self.status.ended and self.attempt == 0
 
     @property
     def artefact_name(self) -> str:

@@ -80,7 +80,8 @@ def build_from_config(spec: ModelSpec, task: TaskInfo) -> Any:
     config = _config(spec, task, ModelSource(Path(spec.source).expanduser(), spec.source))
     try:
         with _quiet(), torch.device("meta"):
-            return _auto(task).from_config(config, trust_remote_code=spec.trust_remote_code)
+            kind = {} if spec.dtype == "auto" else {"dtype": getattr(torch, spec.dtype)}
+            return _auto(task).from_config(config, trust_remote_code=spec.trust_remote_code, **kind)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise UserError(
             Problem("model", f"'{spec.source}' cannot be built: {_first_line(error)}", "", "Check its config.json.")

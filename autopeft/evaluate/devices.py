@@ -55,8 +55,16 @@ def limit_share(device: torch.device, share: float | None) -> None:
     if device.type != "cuda" or share is None or not 0 < share < 1:
         return
     total = torch.cuda.get_device_properties(device).total_memory
-    whole = share * total
-    torch.cuda.set_per_process_memory_fraction(max(whole - _CONTEXT_BYTES, whole / 2) / total, device)
+    torch.cuda.set_per_process_memory_fraction(worker_bytes(total, share) / total, device)
+
+
+def worker_bytes(gpu_bytes: int, share: float) -> int:
+    """What the allocator of a worker may hold of a GPU, of which the worker has this share; at most the whole one.
+
+    The rest of its share is the process's own context, of at most half of it.
+    """
+    whole = min(share, 1.0) * gpu_bytes
+    return int(max(whole - _CONTEXT_BYTES, whole / 2))
 
 
 def device_name(device: torch.device) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.layout import ModelLayout, TaskName
+from autopeft.domain.ports import MemoryForecast
 from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import ModelSpec, SearchSpec
-from autopeft.evaluate.base_model import build_from_config, build_on_meta
+from autopeft.evaluate.base_model import BaseModel, build_from_config, build_on_meta
 from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import DeviceFacts, devices
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.forecast import forecast_of
 from autopeft.evaluate.quantisation import check_quantised, quantised_layout
 from autopeft.evaluate.source import weight_files
 from autopeft.evaluate.tasks import make_task
@@ -36,6 +39,9 @@ class Inspection:
     model_fingerprint: str
     notices: tuple[str, ...]
     """What a person should know, one sentence each."""
+    open_forecast: Callable[[str], MemoryForecast] | None = field(default=None, compare=False, repr=False)
+    """Makes the forecast of the training memory on `cuda` or `cpu`, of the rows and the model that were looked at; to
+    be called once, since it hands them over."""
 
 
 def inspect_run(spec: SearchSpec) -> Inspection:
@@ -58,13 +64,14 @@ def inspect_run(spec: SearchSpec) -> Inspection:
         if spec.model.load_in is not None:
             layout = quantised_layout(layout, base.model, spec.model.load_in)
         layout = layout.model_copy(update={"text_tokens": spec.data.max_tokens})
-        of_rows = make_task(spec, data, base, layout).notices() if data else []
+        task = make_task(spec, data, base, layout) if data else None
     except UserError as error:
         problems += error.problems
     if problems:
         raise UserError(*problems)
     assert data is not None
-    notices = [*data.notices, *of_rows]
+    assert task is not None
+    notices = [*data.notices, *task.notices()]
     if layout.max_positions is not None and layout.max_positions < spec.data.max_tokens:
         notices.append(
             f"The model takes {layout.max_positions} tokens at most, so texts are cut there "
@@ -79,7 +86,19 @@ def inspect_run(spec: SearchSpec) -> Inspection:
         data_fingerprint=data.fingerprint,
         model_fingerprint=base.fingerprint,
         notices=tuple(notices),
+        open_forecast=_handed_over(spec, data, base),
     )
+
+
+def _handed_over(spec: SearchSpec, data: DataSet, base: BaseModel) -> Callable[[str], MemoryForecast]:
+    """Rows and model for a forecast, which are let go of once it is made."""
+    held = [(data, base)]
+
+    def opened(target: str) -> MemoryForecast:
+        rows, model = held.pop()
+        return forecast_of(spec, rows, model, target)
+
+    return opened
 
 
 def inspect_model(spec: ModelSpec, task: TaskName = TaskName.SEQUENCE_CLASSIFICATION) -> ModelLayout:

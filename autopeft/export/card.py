@@ -85,13 +85,18 @@ def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_mod
 def _numbers(results: RunResults, scored: ScoredTrial) -> list[tuple[str, str]]:
     trial, measured = scored.trial, scored.trial.measurements
     rows = [
-        (f"{objective.name} (objective)", _value(value, objective.unit))
+        (f"{objective.name} (objective{_foretold(objective.name)})", _value(value, objective.unit))
         for objective, value in zip(results.objectives, scored.values or (), strict=False)
     ]
     rows += [(f"validation {name}", f"{value:.4f}") for name, value in (measured.quality if measured else {}).items()]
     rows += [(f"test {name}", f"{value:.4f}") for name, value in (trial.test_quality or {}).items()]
+    there = results.record.spec.predict_for
     if measured is not None:
         rows += [("memory while training", _peak(measured.train_peak))]
+        if measured.foretold_peak is not None:
+            rows += [("the same, predicted before it trained", _peak(measured.foretold_peak))]
+        if measured.elsewhere_peak is not None and there is not None:
+            rows += [(f"memory while training on {there}", f"{_peak(measured.elsewhere_peak)}, never measured")]
         rows += [("memory while predicting", _peak(measured.infer_peak))]
         counts: Mapping[str, Any] = {
             "trainable parameters, head included": measured.trainable_parameters,
@@ -109,6 +114,10 @@ def _numbers(results: RunResults, scored: ScoredTrial) -> list[tuple[str, str]]:
     if share is not None:
         rows += [("guessing the most frequent class", f"{share:.4f}")]
     return rows
+
+
+def _foretold(name: str) -> str:
+    return ", predicted" if name == "predicted_peak_bytes" else ""
 
 
 def _bits(results: RunResults) -> list[str]:

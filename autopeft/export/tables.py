@@ -45,11 +45,23 @@ _TYPES = {
     "train_peak_source": "string",
     "infer_peak_bytes": "Int64",
     "infer_peak_source": "string",
+    "estimation_peak_bytes": "Int64",
+    "estimation_peak_source": "string",
+    "load_peak_bytes": "Int64",
+    "load_peak_source": "string",
+    "foretold_peak_bytes": "Int64",
+    "foretold_peak_source": "string",
+    "calibrated_peak_bytes": "Int64",
+    "elsewhere_peak_bytes": "Int64",
+    "elsewhere_peak_source": "string",
     "device": "string",
     "dtype": "string",
     "candidate": "string",
 }
 _FIRST = ("trial", "status", "digest")
+_PEAKS = ("train", "infer", "estimation", "load", "foretold", "elsewhere")
+"""Of `Measurements`, without `_peak`."""
+_OF_PEAKS = ("peak_bytes", "peak_source")
 
 
 def parameter_names(results: RunResults, parameters: Sequence[str] = ()) -> list[str]:
@@ -163,9 +175,10 @@ def _fixed(one: ScoredTrial) -> dict[str, Cell]:
         "candidate": trial.candidate.model_dump_json(),
     }
     for name in _TYPES:
-        if name not in row and not name.endswith(("peak_bytes", "peak_source")):
+        if name not in row and not name.endswith(_OF_PEAKS):
             row[name] = _finite(getattr(measured, name)) if measured else None
-    for phase in ("train", "infer"):
+    row["calibrated_peak_bytes"] = measured.calibrated_peak_bytes if measured else None
+    for phase in _PEAKS:
         peak = getattr(measured, f"{phase}_peak") if measured else None
         row[f"{phase}_peak_bytes"] = peak.live_bytes if peak else None
         row[f"{phase}_peak_source"] = peak.source.value if peak else None

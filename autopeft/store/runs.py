@@ -128,7 +128,7 @@ class SqlRunStore:
             connection.execute(sa.update(runs).where(runs.c.id == self._run_id).values(budget=to_text(budget)))
 
     def spent(self) -> Spent:
-        """Ended trials, wall seconds of all sessions (this one up to now), GPU seconds of all attempts."""
+        """Trained and ended trials, wall seconds of all sessions (this one up to now), GPU seconds of all attempts."""
         session = self._session
         with self._database.reading() as connection:
             ended, gpu_seconds = self._trials.spent(connection)
@@ -185,6 +185,20 @@ class SqlRunStore:
             lock_run(connection, self._run_id)
             session.touch(connection)
             return self._trials.add(connection, proposal, seed)
+
+    def refuse(self, proposal: Proposal, seed: int, outcome: Outcome) -> Trial:
+        """A new trial that ended before it was started.
+
+        Raises:
+            ValueError: where the outcome is no end. Others as `add`.
+        """
+        if not outcome.status.ended:
+            raise ValueError(f"a trial cannot be refused as {outcome.status}")
+        session = self._held()
+        with self._database.writing(durable=False) as connection:
+            lock_run(connection, self._run_id)
+            session.touch(connection)
+            return self._trials.add(connection, proposal, seed, outcome)
 
     def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
         """Mark a pending trial running, one attempt further, on so many GPUs.

@@ -39,14 +39,14 @@ class TrialTable:
         return [trial_from(dict(row)) for row in connection.execute(query).mappings()]
 
     def spent(self, connection: Connection) -> tuple[int, float]:
-        """Trials that ended, and GPU seconds of all attempts."""
-        ended = sa.func.count().filter(trials.c.status.in_(_ENDED))
+        """Trials that were started and ended, and GPU seconds of all attempts."""
+        ended = sa.func.count().filter(trials.c.status.in_(_ENDED), trials.c.attempt > 0)
         charged = sa.func.coalesce(sa.func.sum(trials.c.gpu_seconds), 0.0)
         row = connection.execute(sa.select(ended, charged).where(trials.c.run_id == self._run_id)).one()
         return int(row[0]), float(row[1])
 
-    def add(self, connection: Connection, proposal: Proposal, seed: int) -> Trial:
-        """A new pending trial with the next number; the run is locked.
+    def add(self, connection: Connection, proposal: Proposal, seed: int, refused: Outcome | None = None) -> Trial:
+        """A new pending trial with the next number, or one that is refused at once; the run is locked.
 
         Raises:
             TakenTrialError: where the run has a trial of this candidate and seed.
@@ -59,6 +59,7 @@ class TrialTable:
             "seed": seed,
             "status": TrialStatus.PENDING.value,
             "created_at": time.time(),
+            **({} if refused is None else _ended(refused)),
             "candidate": to_text(proposal.candidate),
             "parameters": to_text(dict(proposal.parameters)),
             "sampler_state": to_text(dict(proposal.sampler_state)),
@@ -210,6 +211,16 @@ class TrialTable:
     def _why_not(self, connection: Connection, number: int) -> str:
         status = connection.scalar(sa.select(trials.c.status).where(self._key(number)))
         return "there is none" if status is None else f"it is {status}, not pending"
+
+
+def _ended(outcome: Outcome) -> dict[str, Any]:
+    """Columns of a trial that ended before it was started."""
+    return {
+        "status": outcome.status.value,
+        "finished_at": time.time(),
+        "failure": None if outcome.failure is None else to_text(outcome.failure),
+        "measurements": None if outcome.measurements is None else to_text(outcome.measurements),
+    }
 
 
 def _driver_died(deaths: int) -> Failure:

@@ -104,6 +104,27 @@ class StoreContract(SessionContract):
         assert run.add(proposal_of(0), 2).number == 1
         assert run.add(proposal_of(1), 1).number == 2
 
+    def test_a_refused_trial_is_kept_and_costs_nothing(self, run):
+        run.add(proposal_of(0), 1)
+        failure = Failure(reason=FailureReason.PREDICTED_OVER_LIMIT, text="too large", violation=0.25)
+        outcome = Outcome(status=TrialStatus.INFEASIBLE, failure=failure, measurements=measurements_of())
+        refused = run.refuse(proposal_of(1), 1, outcome)
+        assert run.trials()[1] == refused
+        assert (refused.number, refused.status, refused.attempt) == (1, TrialStatus.INFEASIBLE, 0)
+        assert (refused.failure, refused.measurements) == (failure, measurements_of())
+        assert refused.refused
+        assert refused.started_at is None
+        assert refused.finished_at is not None
+        assert run.spent().trials == 0
+        assert run.spent().gpu_seconds == 0
+        with pytest.raises(ValueError):
+            run.start(1, "w")
+        with pytest.raises(TakenTrialError):
+            run.refuse(proposal_of(1), 1, outcome)
+        with pytest.raises(ValueError):
+            run.refuse(proposal_of(2), 1, Outcome(status=TrialStatus.PENDING))
+        assert len(run.trials()) == 2
+
     def test_threads_that_add_at_once_get_different_numbers(self, run):
         refused = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopeft.cluster.campaign import Campaign, Done
+from autopeft.cluster.campaign import Campaign, Done, Refused
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
 from tests.fakes.evaluators import known_measurements
@@ -40,7 +40,8 @@ def crash() -> Outcome:
 
 def drive(campaign: Campaign, outcome_of: Any = complete) -> str:
     """One worker, to the end."""
-    while isinstance(task := campaign.next(), EvaluationTask):
-        campaign.finish(task, outcome_of(task))
+    while isinstance(task := campaign.next(), EvaluationTask | Refused):
+        if isinstance(task, EvaluationTask):
+            campaign.finish(task, outcome_of(task))
     assert isinstance(task, Done)
     return task.why

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from autopeft.cluster.admission import Admission
 from autopeft.cluster.campaign import Campaign
 from autopeft.domain.budget import Budget
 from autopeft.domain.candidate import Candidate, Insertion, Setting
@@ -126,6 +127,7 @@ def toy_campaign(
     max_failure_share: float = 1.0,
     keep_adapters: str = "front",
     budget: Budget | None = None,
+    admission: Admission | None = None,
     on_event: OnEvent = ignore,
 ) -> Campaign:
     """A campaign on the toy search."""
@@ -139,5 +141,6 @@ def toy_campaign(
         max_failure_share=max_failure_share,
         keep_adapters=keep_adapters,
         budget=budget,
+        admission=admission,
         on_event=on_event,
     )

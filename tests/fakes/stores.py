@@ -36,7 +36,7 @@ class MemoryRunStore:
     def spent(self) -> Spent:
         rows = self._rows.values()
         return Spent(
-            trials=sum(row.status.ended for row in rows),
+            trials=sum(row.status.ended and not row.refused for row in rows),
             seconds=self.clock,
             gpu_seconds=sum(row.gpu_seconds for row in rows),
         )
@@ -73,6 +73,12 @@ class MemoryRunStore:
             created_at=time.time(),
         )
         return self._write("add", row)
+
+    def refuse(self, proposal: Proposal, seed: int, outcome: Outcome) -> Trial:
+        trial = self.add(proposal, seed)
+        self.calls.pop()
+        update = {"status": outcome.status, "failure": outcome.failure, "measurements": outcome.measurements}
+        return self._write("refuse", trial.model_copy(update={**update, "finished_at": time.time()}))
 
     def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
         row = self._rows[number]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,7 +14,7 @@ from autopeft.domain.spec import SearchSpec
 from autopeft.evaluate.arithmetic import arithmetic_dtype, batch_load
 from autopeft.evaluate.base_model import BaseModel, build_on_meta
 from autopeft.evaluate.data.batches import Batch, plan
-from autopeft.evaluate.data.load import load_data
+from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import choose_device
 from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.layout import inspect_layout
@@ -62,16 +62,7 @@ class Forecast:
 
         A method may defy tracing without weights; `why_not` then says how.
         """
-        known = self._known.get(candidate.digest)
-        if known is None:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    known = self._predicted(candidate)
-            except Exception as error:  # whatever a library raises on a model without weights
-                known = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self._known[candidate.digest] = known
-        return known if isinstance(known, Prediction) else None
+        return self._quietly(candidate.digest, lambda: self._predicted(candidate))
 
     def why_not(self, candidate: Candidate) -> str:
         """Why there is no prediction; empty where there is one."""
@@ -80,10 +71,26 @@ class Forecast:
         return known if isinstance(known, str) else ""
 
     def estimation(self, candidate: Candidate) -> Prediction | None:
-        """The peak of the estimation phase; None for a candidate that prunes nothing."""
-        pruning = candidate.pruning
-        if pruning is None:
+        """The peak of the estimation phase; None for a candidate that prunes nothing, or where it is not known."""
+        if candidate.pruning is None:
             return None
+        return self._quietly(f"estimation {candidate.digest}", lambda: self._estimated(candidate))
+
+    def _quietly(self, key: str, predicted: Callable[[], Prediction]) -> Prediction | None:
+        known = self._known.get(key)
+        if known is None:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    known = predicted()
+            except Exception as error:  # whatever a library raises on a model without weights
+                known = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            self._known[key] = known
+        return known if isinstance(known, Prediction) else None
+
+    def _estimated(self, candidate: Candidate) -> Prediction:
+        pruning = candidate.pruning
+        assert pruning is not None
         wiring = self._model.wiring(candidate, self.setup)
         steps = estimation_steps(pruning, max(2, self._steps))
 
@@ -136,7 +143,11 @@ def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseMod
         UserError: as `inspect_run` does.
     """
     data = load_data(spec.data, spec.seed)
-    base = model or build_on_meta(spec.model, data.task)
+    return forecast_of(spec, data, model or build_on_meta(spec.model, data.task), target)
+
+
+def forecast_of(spec: SearchSpec, data: DataSet, base: BaseModel, target: str | None = None) -> Forecast:
+    """The forecast of a search whose rows and whose model on `meta` are there already; it keeps the model."""
     if spec.model.load_in is not None:
         hold_in_few_bits(base.model, spec.model.load_in, kept_whole(base.model, base.new_parameters))
         norms_in_float32(base.model)
