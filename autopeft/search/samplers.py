@@ -10,14 +10,17 @@ from optuna.samplers import BaseSampler
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.objective import Objective
-from autopeft.domain.ports import Sampler
+from autopeft.domain.ports import KnownObjectives, Sampler
 from autopeft.domain.space import Space
 from autopeft.search.asking import HistorySampler
+from autopeft.search.front.sampler import FrontSampler
+from autopeft.search.front.views import SpaceView
 
 Build = Callable[[int], BaseSampler]
 """An Optuna sampler for one question, from the seed of that question."""
 
 SAMPLERS = {
+    "front": "Gaussian process on quality alone, the rest is known; fewest trials, a fraction of a second per proposal.",
     "tpe": "Tree-structured Parzen estimators: learns which values good trials share; fast, takes any space.",
     "gp": "Gaussian processes: fewest trials on small numeric spaces; seconds per proposal.",
     "nsga2": "Evolution (NSGA-II): crosses and mutates the best trials; needs some hundred of them.",
@@ -35,7 +38,12 @@ _POPULATION = 20
 
 
 def make_sampler(
-    name: str, space: Space, objectives: Sequence[Objective], seed: int, startup_trials: int | None = None
+    name: str,
+    space: Space,
+    objectives: Sequence[Objective],
+    seed: int,
+    startup_trials: int | None = None,
+    known: KnownObjectives | None = None,
 ) -> Sampler:
     """The sampler of this name.
 
@@ -49,6 +57,8 @@ def make_sampler(
         raise UserError(unknown("sampler", name, SAMPLERS))
     if name == "gp":
         _check_gp(space)
+    if name == "front":
+        return _front(space, objectives, seed, startup_trials, known)
     make = {"tpe": _tpe, "gp": _gp, "nsga2": _nsga2, "random": _random}[name]
     return HistorySampler(
         lambda draw_seed: make(draw_seed, startup_trials),
@@ -58,6 +68,19 @@ def make_sampler(
         tries=_GP_TRIES if name == "gp" else _TRIES,
         keeps_state=name == "nsga2",
         avoids_infeasible=name != "random",
+    )
+
+
+def _front(
+    space: Space,
+    objectives: Sequence[Objective],
+    seed: int,
+    startup_trials: int | None,
+    known: KnownObjectives | None,
+) -> Sampler:
+    view = SpaceView(space, objectives, known, seed)
+    return HistorySampler(
+        lambda draw_seed: FrontSampler(view, seed=draw_seed, startup=startup_trials), space, objectives, seed, tries=1
     )
 
 
