@@ -36,7 +36,9 @@ class Task:
     def __init__(self, space, seed, depth=6, noise=0.01):
         model = layout(BERT, depth, head_dim=32)
         whole = sum(rows * columns for rows, columns in BERT.values())
-        layers = tuple(one.model_copy(update={"parameters": whole, "attention": f"{one.path}.attention"}) for one in model.layers)
+        layers = tuple(
+            one.model_copy(update={"parameters": whole, "attention": f"{one.path}.attention"}) for one in model.layers
+        )
         model = model.model_copy(update={"layers": layers})
         self.space = bind(load_space(space), model, METHODS, POLICIES, CRITERIA)
         self.depth, self.noise, self.seed, self.model = depth, noise, seed, model
@@ -146,5 +148,3 @@ def share(task, candidates):
     """Hypervolume of these candidates, without noise, as a share of the best known."""
     corner, best = task.reference
     return pareto.hypervolume(np.array([task.losses(one) for one in candidates]), corner) / best
-
-

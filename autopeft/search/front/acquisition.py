@@ -3,7 +3,7 @@
 Everything here is to be minimised. Let the first objective, f, be a black box with a normal belief, and let c be the
 other m - 1 objectives, known exactly for every candidate. The front so far has levels
 
-    Q(u) = the least f of a front point whose other objectives are all at most u,   or the reference's f where there is none.
+    Q(u) = the least f of a front point whose other objectives are all at most u, else the reference's f.
 
 A candidate x improves the hypervolume by what it adds below Q(u) wherever it is there, at u >= c(x):
 
@@ -19,13 +19,14 @@ of plain expected improvements, EI(z) = sd (z Φ(z) + φ(z)) with z = (level - m
 
 Where another objective is uncertain too, with a normal belief independent of f's, the inner terms are replaced by their
 expectations, E[max(0, u_ba - c_a)] - E[max(0, l_ba - c_a)], and (1) stays exact (for two black boxes it is the formula
-of Emmerich et al. 2011, for more that of Yang et al. 2019 on another decomposition). An exact objective is one with sd 0.
+of Emmerich et al. 2011, for more that of Yang et al. 2019 on another decomposition). An exact objective has sd 0.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +72,8 @@ def boxes(front: Array, reference: Array) -> Boxes:
             lower.append(low)
             upper.append(high)
             level.append(float(point[0]))
-    width = front.shape[1] - 1
-    return Boxes(np.array(lower).reshape(-1, width), np.array(upper).reshape(-1, width), np.array(level))
+    shape = (len(level), front.shape[1] - 1)
+    return Boxes(np.array(lower).reshape(shape), np.array(upper).reshape(shape), np.array(level))
 
 
 def _claimed(corner: Array, earlier: Array, top: Array) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
@@ -86,7 +87,7 @@ def _claimed(corner: Array, earlier: Array, top: Array) -> list[tuple[tuple[floa
     cuts = np.unique(earlier[:, -1])
     edges = [float(corner[-1]), *[float(cut) for cut in cuts if corner[-1] < cut < top[-1]], float(top[-1])]
     found = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         for below, above in _claimed(corner[:-1], earlier[earlier[:, -1] <= low][:, :-1], top[:-1]):
             found.append(((*below, low), (*above, high)))
     return found

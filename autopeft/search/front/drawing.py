@@ -40,7 +40,7 @@ def change(distribution: BaseDistribution, value: Any, rng: np.random.Generator)
     low, high = _ends(distribution)
     place = (_scaled(distribution, value) - low) / (high - low) + _STEP * float(rng.normal())
     moved = _at(distribution, abs(place) if place < 1 else 2.0 - place)  # what would leave the range is reflected
-    if moved != value or not isinstance(distribution, IntDistribution):
+    if moved != value or distribution.step is None:
         return moved
     up = value < distribution.high and (value == distribution.low or rng.random() < 0.5)
     return value + distribution.step if up else value - distribution.step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +25,10 @@ STARTUP = 6
 """Trials at random before the model is used."""
 _LEAST = 3
 """Complete trials without which there is no model."""
-_CHANGED = 150
+_CHANGED = 100
 """Changes of the best trials in the pool."""
 _ROUNDS = 2
-_BEST = 8
+_BEST = 6
 _AROUND = 8
 """Rounds of local search: so many changes around so many of the best points of the pool."""
 _FRESH = 16
@@ -189,7 +189,7 @@ def _pool(
     view: View, history: _History, signs: tuple[float, ...], number: int, rng: np.random.Generator
 ) -> list[Point | None]:
     order = np.argsort(layers(np.array(signs) * np.array(history.values)), kind="stable")
-    best = [history.complete[index] for index in order[: 2 * _BEST]]
+    best = [history.complete[index] for index in order[: 3 * _BEST]]
     return [*view.spread(number), *[view.changed(best[index % len(best)], rng) for index in range(_CHANGED)]]
 
 

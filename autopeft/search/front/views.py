@@ -121,7 +121,7 @@ class SpaceView:
         self._floats = [one.name for one in space.parameters if isinstance(one.domain, FloatDomain)]
         self._points: dict[tuple[tuple[str, Encoded], ...], Point | None] = {}
         rng = np.random.default_rng(0)  # the same columns for every search of this space
-        drawn = [values for _ in range(_SAMPLE) if (values := self._walk({}, rng, draw))]
+        drawn = [self._settings(self._walk({}, rng, draw)) for _ in range(_SAMPLE)]
         resolved = [(values, candidate) for values in drawn if (candidate := space.resolve(values)) is not None]
         self._shape = Shape.of([candidate for _, candidate in resolved])
         self._encoder = Encoder.of(
@@ -155,19 +155,20 @@ class SpaceView:
         if not self._small:
             return None
         if self._all is None:
-            found = (self._encoded(values) for values in enumerate_values(self._space.parameters))
+            parameters = self._space.parameters
+            found = (self.point(encode(parameters, values)[0]) for values in enumerate_values(parameters))
             self._all = [point for point in found if point is not None]
         return self._all
 
     def drawn(self, rng: np.random.Generator) -> Point | None:
-        return self._encoded(self._walk({}, rng, draw))
+        return self.point(self._walk({}, rng, draw))
 
     def spread(self, number: int) -> Sequence[Point]:
         block = number // _RENEWED
         if self._spread is None or self._spread[0] != block:
             rng = np.random.default_rng([self._seed, block])
             ways = [draw] * SPREAD[0] + [corner] * SPREAD[1]
-            found = (self._encoded(self._walk({}, rng, way)) for way in ways)
+            found = (self.point(self._walk({}, rng, way)) for way in ways)
             self._spread = (block, [point for point in found if point is not None])
         return self._spread[1]
 
@@ -175,14 +176,10 @@ class SpaceView:
         free = [name for name in point.params if not self._distributions[name].single()]
         if not free:
             return None
-        values = self._settings(point.params)
+        wanted = dict(point.params)
         for name in changed_names(free, rng, count):
-            domain = self._domain(name)
-            values[name] = _decoded(domain, change(self._distributions[name], point.params[name], rng))
-        return self._encoded(self._walk(values, rng, draw))
-
-    def _encoded(self, values: Mapping[str, Setting]) -> Point | None:
-        return self.point(encode(self._space.parameters, values)[0])
+            wanted[name] = change(self._distributions[name], wanted[name], rng)
+        return self.point(self._walk(wanted, rng, draw))
 
     def _point(self, params: Mapping[str, Any]) -> Point | None:
         values = self._settings(params)
@@ -207,26 +204,22 @@ class SpaceView:
 
     def _walk(
         self,
-        wanted: Mapping[str, Setting],
+        wanted: Mapping[str, Encoded],
         rng: np.random.Generator,
         otherwise: Callable[[BaseDistribution, np.random.Generator], Any],
-    ) -> dict[str, Setting]:
-        """Values of the active parameters: the wanted ones where there are some."""
+    ) -> dict[str, Encoded]:
+        """The active parameters: as wanted where that is said."""
+        params: dict[str, Encoded] = {}
         values: dict[str, Setting] = {}
         for parameter in self._space.parameters:
             name = parameter.name
             if parameter.active(values):
-                own = wanted[name] if name in wanted else None
-                values[name] = (
-                    own if own is not None else _decoded(parameter.domain, otherwise(self._distributions[name], rng))
-                )
-        return values
+                params[name] = wanted[name] if name in wanted else otherwise(self._distributions[name], rng)
+                values[name] = _decoded(parameter.domain, params[name])
+        return params
 
     def _settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        return {name: _decoded(self._domain(name), value) for name, value in params.items()}
-
-    def _domain(self, name: str) -> Domain:
-        return self._domains[name]
+        return {name: _decoded(self._domains[name], value) for name, value in params.items()}
 
 
 def _decoded(domain: Domain, value: Encoded) -> Setting:
