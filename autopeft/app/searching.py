@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from autopeft.app.folder import RunFolder, check_writable, find_run
+from autopeft.app.known import KnownFromLayout
 from autopeft.app.planning import Plan, make_plan, written
 from autopeft.app.results import Opened, load_results, open_run, shown_store, write_results
 from autopeft.cluster.admission import Admission
@@ -138,7 +139,12 @@ def _run(
 ) -> SearchResult:
     spec = plan.spec
     sampler: Sampler = make_sampler(
-        spec.sampler.name, plan.space, plan.objectives, spec.seed, spec.sampler.startup_trials
+        spec.sampler.name,
+        plan.space,
+        plan.objectives,
+        spec.seed,
+        spec.sampler.startup_trials,
+        known=KnownFromLayout(plan.inspection.layout),
     )
 
     def told(event: Event) -> None:

@@ -24,6 +24,16 @@ def non_dominated(points: Points) -> NDArray[np.bool_]:
     return keep
 
 
+def layers(points: Points) -> NDArray[np.int_]:
+    """0 for the front, 1 for the front of the rest, and so on; `points [n, m]` -> `[n]`."""
+    found, left, depth = np.zeros(len(points), dtype=int), np.arange(len(points)), 0
+    while len(left):
+        front = non_dominated(points[left])
+        found[left[front]] = depth
+        left, depth = left[~front], depth + 1
+    return found
+
+
 def hypervolume(points: Points, reference: Points) -> float:
     """Volume that the points dominate below `reference [m]`; rows beyond the reference add nothing.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,6 +138,26 @@ class Proposal:
     candidate: Candidate
     sampler_state: dict[str, Any]
     """JSON to store with the trial and show the sampler again at a replay."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a candidate before it is trained."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Exact objectives by name."""
+    feasible: bool = True
+    """False where it is known not to fit into the memory limit."""
+    seconds: float | None = None
+    """Predicted seconds of its training."""
+
+
+class KnownObjectives(Protocol):
+    """Tells what need not be learned by training: closed forms and predictions from the layout."""
+
+    def __call__(self, candidate: Candidate) -> Known | None:
+        """What is known of the candidate; the same at every call. None where nothing is."""
+        ...
 
 
 class Sampler(Protocol):

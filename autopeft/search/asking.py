@@ -179,7 +179,7 @@ class HistorySampler:
         return Feasibility(self._space.parameters, trials, [number in bad for number in known])
 
     def _past(self) -> list[FrozenTrial]:
-        """The trials as Optuna is to see them, in order of number; those that taught nothing are left out.
+        """The trials as Optuna is to see them, in order of number; those that taught nothing are failed ones.
 
         Out of memory is a complete trial that violates a constraint (as a failure, it would be forgotten, and the
         sampler would go there again and again). Its values are the worst that any trial had: samplers that rank
@@ -187,11 +187,7 @@ class HistorySampler:
         """
         constrained = any(told.status is TrialStatus.INFEASIBLE for told in self._told.values())
         penalty = self._worst()
-        return [
-            self._freeze(number, told, penalty, constrained)
-            for number, told in sorted(self._told.items())
-            if told.values is not None or told.status is TrialStatus.INFEASIBLE or not told.status.ended
-        ]
+        return [self._freeze(number, told, penalty, constrained) for number, told in sorted(self._told.items())]
 
     def _worst(self) -> tuple[float, ...]:
         complete = [told.values for told in self._told.values() if told.values is not None]
@@ -214,9 +210,10 @@ class HistorySampler:
         known_as = self._frozen.get(number)
         if known_as is not None and known_as[0] == seen:
             return known_as[1]
+        unknown = TrialState.FAIL if told.status.ended else TrialState.RUNNING
         trial = frozen(
             number,
-            TrialState.RUNNING if values is None else TrialState.COMPLETE,
+            unknown if values is None else TrialState.COMPLETE,
             told.params,
             told.distributions,
             values,

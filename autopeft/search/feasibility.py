@@ -32,11 +32,11 @@ class Feasibility:
         """`trials` are encoded parameters; at least one is infeasible."""
         self._parameters = parameters
         features = np.array([self._features(trial) for trial in trials])
-        self._weights = _fit(features, np.array(infeasible, dtype=float))
+        self._weights = fit_edge(features, np.array(infeasible, dtype=float))
 
     def risk(self, trial: Mapping[str, Encoded]) -> float:
         """Probability that a trial of these parameters is infeasible."""
-        return float(_sigmoid(self._features(trial) @ self._weights))
+        return float(sigmoid(self._features(trial) @ self._weights))
 
     def _features(self, trial: Mapping[str, Encoded]) -> Array:
         """`[features]`: 1, then per parameter its scaled value, its logarithm or an indicator per choice; 0s where it
@@ -63,14 +63,14 @@ def _scaled(value: float | None, low: float, high: float) -> float:
     return 0.0 if value is None or high <= low else 2.0 * (value - low) / (high - low) - 1.0
 
 
-def _fit(features: Array, targets: Array) -> Array:
+def fit_edge(features: Array, targets: Array) -> Array:
     """Weights of a ridge logistic regression by Newton's method; `features [n, d]`, `targets [n]` -> `[d]`."""
     width = features.shape[1]
     penalty = np.full(width, _RIDGE)
     penalty[0] = 1e-3  # the base rate is free, up to a little for a matrix that can be inverted
     weights = np.zeros(width)
     for _ in range(_STEPS):
-        chance = _sigmoid(features @ weights)
+        chance = sigmoid(features @ weights)
         gradient = features.T @ (chance - targets) + penalty * weights
         curvature = (features * (chance * (1 - chance))[:, None]).T @ features + np.diag(penalty)
         step = np.linalg.solve(curvature, gradient)
@@ -81,5 +81,6 @@ def _fit(features: Array, targets: Array) -> Array:
     return weights
 
 
-def _sigmoid(logits: Array) -> Array:
+def sigmoid(logits: Array) -> Array:
+    """Probabilities of logits."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -35.0, 35.0))))

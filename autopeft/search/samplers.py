@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
+from math import comb
 
 import optuna
 from optuna.samplers import BaseSampler
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.objective import Objective
-from autopeft.domain.ports import Sampler
+from autopeft.domain.ports import KnownObjectives, Sampler
 from autopeft.domain.space import Space
 from autopeft.search.asking import HistorySampler
-
-Build = Callable[[int], BaseSampler]
-"""An Optuna sampler for one question, from the seed of that question."""
+from autopeft.search.evolution import EvolutionSampler
+from autopeft.search.front.sampler import FrontSampler
+from autopeft.search.front.views import SpaceView
 
 SAMPLERS = {
+    "front": "Gaussian process on what training must show, everything else is known; fewest trials, takes any space.",
     "tpe": "Tree-structured Parzen estimators: learns which values good trials share; fast, takes any space.",
     "gp": "Gaussian processes: fewest trials on small numeric spaces; seconds per proposal.",
     "nsga2": "Evolution (NSGA-II): crosses and mutates the best trials; needs some hundred of them.",
+    "nsga3": "Evolution (NSGA-III): the same, spread along given directions; for three objectives and more.",
+    "evolution": "Regularised evolution: the best of a few is changed a little, the oldest dies.",
     "random": "Independent draws: the baseline that others must beat.",
 }
 """Every sampler with one line for a person who chooses."""
@@ -31,16 +35,22 @@ _GP_TRIES = 2
 _STARTUP = 6
 """Random trials before a model is used. Optuna's 10 would leave a budget of 12 nearly all at random draws."""
 _POPULATION = 20
-"""Trials per generation of `nsga2`. Optuna's 50 would leave most budgets of a fine-tuning search at random draws."""
+"""Trials per generation of `nsga2` and `nsga3`. Optuna's 50 would leave most budgets of a fine-tuning search at random
+draws."""
 
 
 def make_sampler(
-    name: str, space: Space, objectives: Sequence[Objective], seed: int, startup_trials: int | None = None
+    name: str,
+    space: Space,
+    objectives: Sequence[Objective],
+    seed: int,
+    startup_trials: int | None = None,
+    known: KnownObjectives | None = None,
 ) -> Sampler:
     """The sampler of this name.
 
-    `startup_trials` random trials come before the model is used (`nsga2`: they are the size of a generation); `None`
-    is 6, for `nsga2` 20.
+    `startup_trials` random trials come before the model is used (for evolution they are the size of a generation);
+    `None` is 6, for `nsga2`, `nsga3` and `evolution` 20. `known` tells what need not be learned by training.
 
     Raises:
         UserError: where there is no such sampler, or it cannot work on this space or in this installation.
@@ -49,14 +59,33 @@ def make_sampler(
         raise UserError(unknown("sampler", name, SAMPLERS))
     if name == "gp":
         _check_gp(space)
-    make = {"tpe": _tpe, "gp": _gp, "nsga2": _nsga2, "random": _random}[name]
+    view = SpaceView(space, objectives, known, seed) if name in ("front", "evolution") else None
+
+    def build(draw_seed: int) -> BaseSampler:
+        match name:
+            case "front":
+                # The draws of a question belong to its number, not to the attempt: it is asked once.
+                return FrontSampler(view, seed=draw_seed, startup=startup_trials)
+            case "evolution":
+                assert view is not None
+                return EvolutionSampler(view, draw_seed, startup_trials)
+            case "tpe":
+                return _tpe(draw_seed, startup_trials)
+            case "gp":
+                return _gp(draw_seed, startup_trials)
+            case "nsga2":
+                return _nsga2(draw_seed, startup_trials)
+            case "nsga3":
+                return _nsga3(draw_seed, startup_trials, len(objectives))
+        return optuna.samplers.RandomSampler(seed=draw_seed)
+
     return HistorySampler(
-        lambda draw_seed: make(draw_seed, startup_trials),
+        build,
         space,
         objectives,
         seed,
-        tries=_GP_TRIES if name == "gp" else _TRIES,
-        keeps_state=name == "nsga2",
+        tries={"front": 1, "gp": _GP_TRIES}.get(name, _TRIES),
+        keeps_state=name in ("nsga2", "nsga3"),
         avoids_infeasible=name != "random",
     )
 
@@ -78,8 +107,11 @@ def _nsga2(seed: int, startup_trials: int | None) -> BaseSampler:
     return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(2, startup_trials or _POPULATION))
 
 
-def _random(seed: int, startup_trials: int | None) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
+def _nsga3(seed: int, startup_trials: int | None, objectives: int) -> BaseSampler:
+    population = max(2, startup_trials or _POPULATION)
+    # As many directions as trials in a generation, as in the paper's table 1.
+    divisions = next(many for many in range(1, population + 1) if comb(objectives + many - 1, many) >= population)
+    return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population, dividing_parameter=divisions)
 
 
 def _check_gp(space: Space) -> None:

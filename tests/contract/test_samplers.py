@@ -1,4 +1,4 @@
-"""The four samplers keep the contract; those that learn also learn what does not fit into memory."""
+"""The samplers keep the contract; those that learn also learn what does not fit into memory."""
 
 import pytest
 
@@ -73,6 +73,19 @@ class TestTpe(LearnsMemory, SamplerContract):
         assert best_half("tpe") > best_half("random") + 10
 
 
+class TestFront(LearnsMemory, SamplerContract):
+    name = "front"
+
+
+class TestEvolution(LearnsMemory, SamplerContract):
+    name = "evolution"
+    startup = 8
+
+
+class TestNsga3(LearnsMemory, SamplerContract):
+    name = "nsga3"
+
+
 class TestNsga2(LearnsMemory, SamplerContract):
     name = "nsga2"
 
@@ -108,7 +121,7 @@ class TestGp(SamplerContract):
 
 
 def test_every_sampler_of_the_list_can_be_made_and_says_what_it_is():
-    assert list(SAMPLERS) == ["tpe", "gp", "nsga2", "random"]
+    assert list(SAMPLERS) == ["front", "tpe", "gp", "nsga2", "nsga3", "evolution", "random"]
     for name, summary in SAMPLERS.items():
         assert summary.endswith(".")
         assert make_sampler(name, conditional(), OBJECTIVES, 0).ask(0) is not None

@@ -1,0 +1,223 @@
+"""The `front` sampler: only what training must show is learned; the rest is known, and the search uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autopeft.domain.pareto import layers
+from autopeft.search.front.beliefs import Axes, Beliefs
+from autopeft.search.front.screening import Tried, likely, risks
+from autopeft.search.front.study_view import KnownByParams, StudyView
+from autopeft.search.front.views import Point, View
+
+Array = NDArray[np.float64]
+
+STARTUP = 6
+"""Trials at random before the model is used."""
+_LEAST = 3
+"""Complete trials without which there is no model."""
+_CHANGED = 100
+"""Changes of the best trials in the pool."""
+_ROUNDS = 2
+_BEST = 6
+_AROUND = 8
+"""Rounds of local search: so many changes around so many of the best points of the pool."""
+_FRESH = 16
+"""Draws for one of the first trials."""
+_KEPT = 300
+"""Observations that the model sees at most."""
+
+
+@dataclass
+class _History:
+    """The trials of a study, by what they teach."""
+
+    complete: list[Point] = field(default_factory=list)
+    values: list[tuple[float, ...]] = field(default_factory=list)
+    infeasible: list[Point] = field(default_factory=list)
+    running: list[Point] = field(default_factory=list)
+    taken: set[Any] = field(default_factory=set)
+
+    @property
+    def tried(self) -> Tried:
+        return Tried(self.complete, self.infeasible)
+
+
+class FrontSampler(BaseSampler):
+    """Bayesian optimisation of a front of which all objectives but one or two are known before a trial.
+
+    A Gaussian process with learned noise models each objective that is not known (`surrogate`); of a pool of points
+    (random draws, corners, changes of the best trials, then of the best points), the one with the largest expected
+    hypervolume improvement is tried next (`acquisition`, equation 1), or with the largest per predicted second. Trials
+    that run already are believed to turn out as drawn from the model. What was infeasible is not tried again nearby.
+
+    In a study of one's own:
+
+        study = optuna.create_study(
+            directions=["maximize", "minimize"],
+            sampler=FrontSampler(known={1: lambda params: parameters_of(params["rank"], params["layers"])}),
+        )
+
+    Every proposal is a function of the seed, the trials and the trial's number.
+    """
+
+    def __init__(
+        self,
+        view: View | None = None,
+        *,
+        known: KnownByParams | None = None,
+        seed: int | None = None,
+        startup: int | None = None,
+        per_second: bool = False,
+    ) -> None:
+        """A sampler.
+
+        Args:
+            view: The space; `None` learns it from the study's trials.
+            known: Without a view: by index, objectives that are functions of the parameters.
+            seed: Of every draw; `None` draws one.
+            startup: Trials at random before the model is used.
+            per_second: Whether a point's worth is divided by its known seconds, where those are known.
+        """
+        self._view = view
+        self._known = dict(known or {})
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._startup = STARTUP if startup is None else startup
+        self._per_second = per_second
+        self._otherwise = RandomSampler(seed=self._seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        view = self._view_of(study, trial.number)
+        return {} if view is None else dict(view.distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        view = self._view_of(study, trial.number)
+        point = None if view is None else self._propose(view, study, trial.number)
+        return {} if point is None else dict(point.params)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._otherwise.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        self._otherwise.reseed_rng()
+
+    def _view_of(self, study: Study, number: int) -> View | None:
+        """The space; None while too few trials showed it."""
+        if self._view is not None:
+            return self._view
+        ended = [
+            trial
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if trial.number != number and trial.params
+        ]
+        if len(ended) < max(self._startup, _LEAST):
+            return None
+        return StudyView(ended, len(study.directions), self._known, self._seed)
+
+    def _propose(self, view: View, study: Study, number: int) -> Point | None:
+        """The point that trial `number` should try; None where nothing new was found."""
+        rng = np.random.default_rng([self._seed, number])
+        history = _read(view, study, number)
+        begun = len(history.complete) + len(history.running)
+        if begun < self._startup or len(history.complete) < min(_LEAST, self._startup):
+            free = _new([view.drawn(rng) for _ in range(_FRESH)], history.taken)
+            return likely(free, risks(free, history.tried))[0] if free else None
+        signs = tuple(1.0 if one is StudyDirection.MINIMIZE else -1.0 for one in study.directions)
+        whole = view.everything()
+        pool = _new(whole if whole is not None else _pool(view, history, signs, number, rng), history.taken)
+        if not pool:
+            return None
+        pool = likely(pool, risks(pool, history.tried))
+        axes, learned = _axes(signs, view.logarithmic, [*history.complete, *history.running, *pool])
+        trials, values = _kept(history.complete, np.array(history.values), axes)
+        beliefs = Beliefs(axes, trials, values, learned, view.groups)
+        reference = beliefs.reference([*pool, *history.running])
+        worth = self._worth(beliefs, pool, history, reference)
+        for _ in range(_ROUNDS if whole is None else 0):
+            best = np.argsort(-worth, kind="stable")[:_BEST]
+            near = [view.changed(pool[index], rng) for index in best for _ in range(_AROUND)]
+            fresh = _new(near, history.taken | {point.key for point in pool})
+            if not fresh:
+                break
+            fresh = likely(fresh, risks(fresh, history.tried))
+            pool, worth = [*pool, *fresh], np.append(worth, self._worth(beliefs, fresh, history, reference))
+        if worth.max() > 0:
+            return pool[int(np.argmax(worth))]
+        mean, sd = beliefs.of(pool)
+        return pool[int(np.argmin(mean[:, 0] - 2.0 * sd[:, 0]))]
+
+    def _worth(self, beliefs: Beliefs, points: Sequence[Point], history: _History, reference: Array) -> Array:
+        worth = beliefs.worth(points, history.running, reference)
+        seconds = [point.seconds for point in points if point.seconds]
+        if not self._per_second or len(seconds) < len(points):
+            return worth
+        return worth / np.array(seconds)
+
+
+def _read(view: View, study: Study, number: int) -> _History:
+    history = _History()
+    for trial in study.get_trials(deepcopy=False):
+        point = view.point(trial.params) if trial.number != number and trial.params else None
+        if point is None:
+            continue
+        history.taken.add(point.key)
+        if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            history.running.append(point)
+        elif trial.state is TrialState.COMPLETE:
+            if any(violation > 0 for violation in trial.constraints.values()):
+                history.infeasible.append(point)
+            elif np.all(np.isfinite(trial.values)):
+                history.complete.append(point)
+                history.values.append(tuple(trial.values))
+    return history
+
+
+def _pool(
+    view: View, history: _History, signs: tuple[float, ...], number: int, rng: np.random.Generator
+) -> list[Point | None]:
+    order = np.argsort(layers(np.array(signs) * np.array(history.values)), kind="stable")
+    best = [history.complete[index] for index in order[: 3 * _BEST]]
+    return [*view.spread(number), *[view.changed(best[index % len(best)], rng) for index in range(_CHANGED)]]
+
+
+def _axes(
+    signs: tuple[float, ...], logarithmic: tuple[bool, ...], points: Sequence[Point]
+) -> tuple[Axes, tuple[int, ...]]:
+    """The axes, and the objectives that must be learned: those that are not known of every point."""
+    learned = tuple(index for index in range(len(signs)) if any(point.known[index] is None for point in points))
+    first = learned[0] if learned else 0
+    return Axes((first, *[index for index in range(len(signs)) if index != first]), signs, logarithmic), learned
+
+
+def _new(points: Sequence[Point | None], taken: set[Any]) -> list[Point]:
+    """Those not taken, each key once."""
+    found: dict[Any, Point] = {}
+    for point in points:
+        if point is not None and point.key not in taken:
+            found.setdefault(point.key, point)
+    return list(found.values())
+
+
+def _kept(trials: list[Point], values: Array, axes: Axes) -> tuple[list[Point], Array]:
+    """The trials that the model sees: all, or the best by layers of the front and every so many of the others."""
+    if len(trials) <= _KEPT:
+        return trials, values
+    losses = np.stack([axes.losses(index, values[:, index]) for index in axes.order], axis=1)
+    order = np.argsort(layers(losses), kind="stable")
+    best, others = order[: _KEPT // 2], np.sort(order[_KEPT // 2 :])
+    spread = others[np.linspace(0, len(others) - 1, _KEPT - len(best)).astype(int)]
+    rows = np.sort(np.concatenate([best, spread]))
+    return [trials[row] for row in rows], values[rows]
