@@ -25,10 +25,12 @@ class Prediction(BaseModel):
     optimizer_bytes: int
     inputs_bytes: int
     gradient_bytes: int
-    """Gradients of trained parameters that are there at the peak."""
+    """Gradients of trained parameters that are there at the peak, those that are being made excluded."""
     activation_bytes: int
     """What the blocks keep for the backward pass at the peak."""
+    head_bytes: int
+    """Logits, loss and their gradients that are there at the peak."""
     temporary_bytes: int
-    """The rest: logits and loss where the peak lies there, else what the block at work needs while it runs."""
+    """The rest: what the part at work needs while it runs, and what the embeddings keep."""
     layer_activation_bytes: tuple[int, ...] = ()
     """What each block keeps for the backward pass, from the input up."""

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import ModelSpec
 from autopeft.evaluate.layout import head_paths
 from autopeft.evaluate.quantisation import check_quantised, kept_whole, norms_in_float32, quantisation
-from autopeft.evaluate.source import ModelSource, fingerprint, hub_reachable, read_config, source_of
+from autopeft.evaluate.source import ModelSource, config_of, fingerprint, hub_reachable, read_config, source_of
 
 __all__ = ["BaseModel", "build_from_config", "build_on_meta", "hub_reachable", "load_base_model", "source_of"]
 
@@ -71,17 +70,21 @@ def build_on_meta(spec: ModelSpec, task: TaskInfo) -> BaseModel:
     return _load(spec, task, 0, "meta")
 
 
-def build_from_config(spec: ModelSpec, task: TaskInfo) -> Any:
-    """The model that a local folder's `config.json` describes, on the `meta` device; needs no weights, no tokenizer.
+def build_from_config(spec: ModelSpec, task: TaskInfo, attention: str | None = None) -> Any:
+    """The model that a `config.json` describes, on the `meta` device; needs no weights, no tokenizer.
+
+    `attention` is the attention's implementation by transformers' name; its own choice by default.
 
     Raises:
         UserError: where the config is no model's, or the model cannot do the task.
     """
-    config = _config(spec, task, ModelSource(Path(spec.source).expanduser(), spec.source))
+    config = _config(spec, task, config_of(spec))
+    said: dict[str, Any] = {} if spec.dtype == "auto" else {"dtype": getattr(torch, spec.dtype)}
+    if attention is not None:
+        said["attn_implementation"] = attention
     try:
         with _quiet(), torch.device("meta"):
-            kind = {} if spec.dtype == "auto" else {"dtype": getattr(torch, spec.dtype)}
-            return _auto(task).from_config(config, trust_remote_code=spec.trust_remote_code, **kind)
+            return _auto(task).from_config(config, trust_remote_code=spec.trust_remote_code, **said)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise UserError(
             Problem("model", f"'{spec.source}' cannot be built: {_first_line(error)}", "", "Check its config.json.")

@@ -64,6 +64,22 @@ def source_of(spec: ModelSpec) -> ModelSource:
     return ModelSource(_hub_folder(spec.source, spec), spec.source)
 
 
+def config_of(spec: ModelSpec) -> ModelSource:
+    """The folder with the model's config alone, weights or not; of a hub model nothing but JSON is downloaded.
+
+    Raises:
+        UserError: as `source_of`, weights aside.
+    """
+    if spec.source == DEFAULT_MODEL:
+        return _minilm(spec)
+    folder = Path(spec.source).expanduser()
+    if folder.is_dir() and (folder / "config.json").is_file():
+        return ModelSource(folder, spec.source)
+    if folder.exists() or not _HUB_ID.fullmatch(spec.source) or spec.source.startswith("."):
+        return source_of(spec)  # says what is wrong
+    return ModelSource(_hub_folder(spec.source, spec, weights=False), spec.source)
+
+
 def fingerprint(source: ModelSource) -> str:
     """First 16 hex digits of the SHA-256 over the config and every weight file's size and header."""
     config = read_config(source.folder)
@@ -143,17 +159,18 @@ def _no_weights(shown: str, names: list[str]) -> UserError:
     return _refused(f"{shown} has no model.safetensors", "Give a folder written by save_pretrained.")
 
 
-def _hub_folder(hub_id: str, spec: ModelSpec) -> Path:
+def _hub_folder(hub_id: str, spec: ModelSpec, *, weights: bool = True) -> Path:
+    code = ["*.py"] if spec.trust_remote_code else []
+    whole = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     wanted: dict[str, Any] = {
         "repo_id": hub_id,
         "revision": spec.revision,
-        "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-        + (["*.py"] if spec.trust_remote_code else []),
+        "allow_patterns": (whole if weights else ["config.json"]) + code,
         "ignore_patterns": ["*/*"],
     }
     try:
         cached = Path(snapshot_download(local_files_only=True, **wanted))
-        if (cached / "config.json").is_file() and weight_files(cached):
+        if (cached / "config.json").is_file() and (not weights or weight_files(cached)):
             return cached
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
@@ -163,9 +180,10 @@ def _hub_folder(hub_id: str, spec: ModelSpec) -> Path:
         names = sorted(sibling.rfilename for sibling in siblings)
         if "config.json" not in names:
             raise _refused(f"'{hub_id}' on the hub has no config.json", "Give a transformers model.")
-        if _WEIGHTS not in names and _INDEX not in names:
+        if weights and _WEIGHTS not in names and _INDEX not in names:
             raise _no_weights(f"'{hub_id}' on the hub", names)
-        return _checked(Path(snapshot_download(etag_timeout=_HUB_TIMEOUT_S, **wanted)), hub_id)
+        found = Path(snapshot_download(etag_timeout=_HUB_TIMEOUT_S, **wanted))
+        return _checked(found, hub_id) if weights else found
     except GatedRepoError as error:
         raise _refused(f"'{hub_id}' is gated on the hub", "Ask for access there, then `hf auth login`.") from error
     except RevisionNotFoundError as error:

@@ -87,7 +87,7 @@ class StepPredictor:
         if self.setup.target == "cuda":
             trained = timeline.outside.trainable_bytes + sum(held.trainable_bytes for held in timeline.blocks)
             height /= max(1.0, trained)
-        outside = np.array([*timeline.outside.numbers(), timeline.inputs, height])
+        outside = np.array([*timeline.outside.numbers(), timeline.head_gradients, timeline.inputs, height])
         self._library.add(("outside", _structures(candidate)), _sizes(candidate), Piece((outside,)))
 
     def _composed(self, candidate: Candidate, kinds: Sequence[Kind]) -> Prediction | None:
@@ -105,10 +105,11 @@ class StepPredictor:
         if ends is None or outside is None:
             return None
         blocks = [pieces[kind.key, kind.sizes] for kind in kinds]
-        total = Held.of(outside.arrays[0][:-2])
+        total = Held.of(outside.arrays[0][:-3])
+        trained_outside = total.trainable_bytes
         for block, _, _ in blocks:
             total += block
-        inputs, height = (float(one) for one in outside.arrays[0][-2:])
+        head_gradients, inputs, height = (float(one) for one in outside.arrays[0][-3:])
         if self.setup.target == "cuda":
             height *= total.trainable_bytes
         before, between, after = (Span.of(part) for part in ends.arrays)
@@ -122,6 +123,7 @@ class StepPredictor:
             after,
             Span(0.0, height),
             [block[0].trainable_bytes if kind.trains else 0.0 for block, kind in zip(blocks, kinds, strict=True)],
+            (head_gradients, trained_outside),
         )
         return _prediction(total, inputs, course, upward)
 
@@ -158,6 +160,7 @@ def prediction_of(timeline: Timeline, workspace: int | None = None) -> Predictio
         Span.of(timeline.after),
         Span.of(timeline.update),
         gradients,
+        timeline.outside_gradients,
     )
     found = _prediction(held, timeline.inputs, course, forward)
     if workspace is None:
@@ -170,7 +173,11 @@ def _prediction(held: Held, inputs: float, course: Course, forward: Sequence[Spa
     """Split a peak into what it consists of."""
     total = round(held.bytes + inputs + course.peak)
     parts = [
-        round(one) for one in (held.weights, held.added, held.state, inputs, course.gradients, max(0.0, course.kept))
+        round(one)
+        for one in (
+            *(held.weights, held.added, held.state, inputs),
+            *(course.gradients, max(0.0, course.kept), course.head),
+        )
     ]
     return Prediction(
         train_peak_bytes=total,
@@ -182,6 +189,7 @@ def _prediction(held: Held, inputs: float, course: Course, forward: Sequence[Spa
         inputs_bytes=parts[3],
         gradient_bytes=parts[4],
         activation_bytes=parts[5],
+        head_bytes=parts[6],
         temporary_bytes=total - sum(parts),
         layer_activation_bytes=tuple(round(span.total) for span in forward),
     )

@@ -33,6 +33,9 @@ class Setup:
     """Whether the norm of the gradient is limited."""
     checkpointing: bool = False
     """Whether every block's forward pass is computed again in the backward pass in place of keeping what it saved."""
-    keeps_outputs: bool = False
-    """Whether logits, and keys and values of a decoder, stay alive until the next forward pass, as in a plain loop that
-    holds `outputs`; a training of this project drops them."""
+    caches: bool = False
+    """Whether a decoder returns its keys and values, where its config says so; a training of this project asks it not
+    to."""
+    holds_outputs: bool = False
+    """Whether what the model returned (logits, keys and values) lives until the next forward pass has returned, as in a
+    plain loop that assigns it to a name; a training of this project drops it."""

@@ -76,10 +76,17 @@ class Timeline:
     """Whether a gradient goes through the input of each block."""
     after: Deltas
     """What the backward pass does below the blocks."""
+    head_gradients: float
+    """Bytes of gradients of parameters outside the blocks that are there when the blocks' backward pass begins."""
     update: Deltas
     """Clipping and the optimiser's step, until the gradients are gone."""
     events: list[Event] = field(default_factory=list)
     """Every birth and death, those of what was there before included, for a model of an allocator."""
+
+    @property
+    def outside_gradients(self) -> tuple[float, float]:
+        """`head_gradients`, and the bytes of all gradients outside the blocks."""
+        return self.head_gradients, self.outside.trainable_bytes
 
     @property
     def start_bytes(self) -> float:
@@ -111,6 +118,9 @@ class Recorder:
         self._events = events
         self.marks: dict[str, int] = {}
         self.reached = [False] * len(blocks)
+        self.gradients = 0.0
+        """Bytes of the parameters given to `watch` that have a gradient when the blocks' backward pass begins."""
+        self._watched: Sequence[nn.Parameter] = ()
         self._handles: list[Any] = []
         last = len(blocks) - 1
         for index, block in enumerate(blocks):
@@ -120,6 +130,10 @@ class Recorder:
     def mark(self, name: str) -> None:
         """Here; the first time counts, since a checkpointed block runs twice."""
         self.marks.setdefault(name, len(self._events))
+
+    def watch(self, parameters: Sequence[nn.Parameter]) -> None:
+        """These will be asked for `gradients`."""
+        self._watched = parameters
 
     def remove(self) -> None:
         """Take the hooks out again."""
@@ -145,10 +159,30 @@ class Recorder:
                 return
             found = output if isinstance(output, torch.Tensor) else output[0]
             if found.requires_grad:
-                self._handles.append(found.register_hook(lambda _: self.mark(f"backward {index}")))
+                self._handles.append(found.register_hook(lambda _: self._turning(index)))
             self.mark("out")
 
         return hook
+
+    def _turning(self, last: int) -> None:
+        self.gradients = sum(float(part.numel() * part.element_size()) for part in self._watched if part.grad is not None)
+        self.mark(f"backward {last}")
+
+    def carry_over(self, returned: int) -> None:
+        """What the step leaves alive was left by the step before as well, until the model returned after so many events."""
+        start = self.marks["start"]
+        made = {event.storage: event.size for event in self._events[start:] if event.size > 0}
+        for event in self._events[start:]:
+            if event.size < 0:
+                made.pop(event.storage, None)
+        # The numbers of storages count from 1, so that their negatives are free.
+        born = [Event(-storage, size) for storage, size in made.items()]
+        died = [Event(-storage, -size) for storage, size in made.items()]
+        self._events[returned:returned] = died
+        self._events[start:start] = born
+        for name, place in self.marks.items():
+            if name != "start":
+                self.marks[name] = place + len(born) * (2 if name.startswith(("backward", "update")) else 1)
 
     def parts(self) -> dict[str, Deltas]:
         """The deltas of each part, by the names of `Timeline.order`."""
@@ -197,11 +231,14 @@ def traced_step(
         before_inputs = tracker.live_bytes
         tracker.register(batch.values())
         inputs = tracker.live_bytes - before_inputs
+        inside = {id(part) for block in blocks for part in block.parameters()}
+        recorder.watch([part for part in parameters if id(part) not in inside])
         recorder.mark("start")
         with without_values(), emulated_autocast(setup.lower), emulated, tracker:
             output = model(**batch)
+            returned = len(events)
             loss = output.loss
-            if not setup.keeps_outputs:
+            if not setup.holds_outputs:
                 del output
             emulated.forget_casts()
             if loss.requires_grad:
@@ -215,6 +252,8 @@ def traced_step(
             optimizer.zero_grad(set_to_none=True)
     finally:
         recorder.remove()
+    if setup.holds_outputs:
+        recorder.carry_over(returned)
     parts = recorder.parts()
     nothing = np.zeros(0)
     timeline = Timeline(
@@ -227,6 +266,7 @@ def traced_step(
         backward={index: parts[f"backward {index}"] for index in range(len(blocks)) if f"backward {index}" in parts},
         reached=recorder.reached,
         after=parts.get("after", nothing),
+        head_gradients=recorder.gradients,
         update=parts["update"],
         events=events,
     )

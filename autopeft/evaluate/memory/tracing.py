@@ -14,6 +14,7 @@ from autopeft.domain.layout import ModelLayout, TaskName
 from autopeft.evaluate.insertion import Inserted, insert
 from autopeft.evaluate.memory.emulation import on_meta
 from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern, narrowed
+from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import Timeline, cut_to, traced_step
 from autopeft.evaluate.methods import METHODS, Calibration
@@ -102,7 +103,7 @@ class MetaModel:
         needs_values = any(insertion.method in NEED_VALUES for insertion in candidate.insertions)
         calibration = Calibration([batch_of(self._model, layout, setup)], nullcontext)
         try:
-            self._model.config.use_cache = setup.keeps_outputs and self._model.config.use_cache
+            self._model.config.use_cache = setup.caches and self._model.config.use_cache
             if needs_values:
                 with _with_values(self._model, layout):
                     inserted = insert(self._untouched, candidate, layout, 0, steps=_STEPS, calibration=calibration)
@@ -152,8 +153,7 @@ def batch_of(model: Any, layout: ModelLayout, setup: Setup) -> dict[str, torch.T
 def _optimizer(inserted: Inserted, setup: Setup) -> torch.optim.Optimizer:
     if setup.optimizer == "adamw" or (inserted.method is not None and METHODS[inserted.method.name].facts.alone):
         return inserted.optimizer(1e-3, 0.01)
-    momentum = 0.9 if setup.optimizer == "sgd-momentum" else 0.0
-    return torch.optim.SGD(inserted.trainable(), lr=1e-3, momentum=momentum)
+    return optimiser_of(inserted.trainable(), setup)
 
 
 def _gate(inserted: Inserted, layout: ModelLayout, parameters: Sequence[nn.Parameter], pattern: Pattern) -> None:

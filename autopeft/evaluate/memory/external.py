@@ -1,0 +1,160 @@
+"""The training step of a plain script: transformers, `get_peft_model` and a loop, as a person already has it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import nn
+
+from autopeft.domain.errors import Problem, UserError, unknown
+from autopeft.domain.layout import TaskName
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.emulation import on_meta
+from autopeft.evaluate.memory.optimisers import optimiser_of
+from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.step import Timeline, traced_step
+from autopeft.evaluate.memory.tracing import batch_of
+
+WHERE = "--peft-config"
+FULL = "none"
+"""What is said in place of a file where every weight trains."""
+_TASKS = {"CAUSAL_LM": TaskName.CAUSAL_LM, "SEQ_CLS": TaskName.SEQUENCE_CLASSIFICATION}
+_BOOKKEEPING = frozenset(("auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"))
+"""Keys that say nothing of the training."""
+
+
+@dataclass(frozen=True)
+class PeftFile:
+    """A configuration of peft as somebody saved it."""
+
+    name: str
+    """Its `peft_type`, or `none`."""
+    config: Any
+    """The configuration; None where every weight trains."""
+    task: TaskName | None
+    """What it says that the model is trained for."""
+    ignored: tuple[str, ...] = ()
+    """Keys with a value that the installed peft does not know."""
+
+
+def read_peft(path: str) -> PeftFile:
+    """Read an `adapter_config.json`, or the folder that holds it; `none` is full fine-tuning.
+
+    Raises:
+        UserError: where it cannot be read or the installed peft cannot take it.
+    """
+    if path.lower() == FULL:
+        return PeftFile(FULL, None, None)
+    said = _json(Path(path).expanduser())
+    kind = str(said.get("peft_type") or "")
+    if not kind:
+        raise _refused(f"{path} names no peft_type", "Give an adapter_config.json that peft wrote.")
+    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise UserError(unknown(f"{WHERE}: peft_type", kind, (str(one.value) for one in PEFT_TYPE_TO_CONFIG_MAPPING)))
+    task = said.get("task_type")
+    if task is not None and task not in _TASKS:
+        raise UserError(
+            Problem(
+                f"{WHERE}: task_type", f"'{task}' is none of them", ", ".join(_TASKS), "Say --task, or correct the file."
+            )
+        )
+    kind_of = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+    known = inspect.signature(kind_of.__init__).parameters
+    left = sorted(key for key, value in said.items() if key not in known and key not in _BOOKKEEPING and _says(value))
+    try:
+        config = kind_of(**{key: value for key, value in said.items() if key in known and key not in _BOOKKEEPING})
+    except (TypeError, ValueError, AttributeError, ImportError) as error:
+        raise _refused(f"the installed peft refuses {path}: {_first_line(error)}", "Correct the file.") from error
+    return PeftFile(kind, config, None if task is None else _TASKS[task], tuple(left))
+
+
+def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_float32: bool = True) -> Timeline:
+    """One step of a script that trains a model with a configuration of peft, in a loop of its own.
+
+    The model stays in its dtype, without autocast; its head too. Nothing is taken out of training mode.
+
+    Args:
+        model: That `AutoModelFor…` returned, on `meta`; it is changed for good.
+        peft: What is put in.
+        setup: Of the step.
+        adapters_in_float32: `autocast_adapter_dtype` of `get_peft_model`, which is true by default.
+
+    Raises:
+        UserError: where the configuration does not fit the model.
+    """
+    layout = inspect_layout(model)
+    _padding(model)
+    model.config.use_cache = setup.caches and getattr(model.config, "use_cache", False)
+    own = [*model.parameters(), *model.buffers()]  # kept, so that no other tensor gets the identity of one
+    owned = {id(tensor) for tensor in own}
+    if setup.checkpointing:
+        model.gradient_checkpointing_enable()
+    whole: Any = model
+    if peft.config is not None:
+        try:
+            with warnings.catch_warnings(), on_meta(setup.padded):
+                warnings.simplefilter("ignore")
+                whole = get_peft_model(model, peft.config, autocast_adapter_dtype=adapters_in_float32)
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError, ImportError) as error:
+            raise _refused(
+                f"{peft.name} cannot be put into this model: {_first_line(error)}",
+                "Correct target_modules and the like; a configuration is for one architecture.",
+            ) from error
+    whole.train()
+    trained = [part for part in whole.parameters() if part.requires_grad]
+    if not trained:
+        raise _refused(f"{peft.name} leaves nothing to train", "Set inference_mode to false in it.")
+    blocks = list(model.get_submodule(layout.layers[0].path.rpartition(".")[0]).children())
+    with on_meta(setup.padded):
+        optimizer = optimiser_of(trained, setup)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return traced_step(
+            whole,
+            blocks,
+            lambda tensor: id(tensor) in owned,
+            optimizer,
+            batch_of(model, layout, setup),
+            setup,
+        )
+
+
+def _padding(model: Any) -> None:
+    """What a script must do before it can pad."""
+    config = model.config.get_text_config()
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0
+
+
+def _json(path: Path) -> dict[str, Any]:
+    file = path / "adapter_config.json" if path.is_dir() else path
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _refused(f"there is no file {file}", f"Check the path, or say {WHERE} {FULL}.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise _refused(f"{file} is not readable JSON: {_first_line(error)}", "Restore the file.") from None
+    if not isinstance(found, dict):
+        raise _refused(f"{file} is not a JSON object", "Give an adapter_config.json that peft wrote.")
+    return found
+
+
+def _says(value: Any) -> bool:
+    return value is not None and value != {} and value != [] and value is not False
+
+
+def _refused(found: str, next_step: str) -> UserError:
+    return UserError(Problem(WHERE, found, "", next_step))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
