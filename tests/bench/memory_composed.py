@@ -3,8 +3,8 @@
     python tests/bench/memory_composed.py [--candidates 200] [--picture FILE.html]
 
 Random candidates of every method that fits (one, or a mix of two, in random layers at a random size) on a model
-shaped like BERT-base and on one like Llama-3.2-3B. Printed are the seconds until a new shape's first candidate is known,
-of a candidate of known kinds, and of one with a new kind.
+shaped like BERT-base and on one like Llama-3.2-3B. Printed are the seconds until a new shape's first candidate is
+known, of a candidate of known kinds, and of one with a new kind.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def main() -> None:
         for kind, spent in seconds.items():
             if spent:
                 print(
-                    f"  {kind}: median {statistics.median(spent) * 1e3:.2f} ms, worst {max(spent) * 1e3:.1f} ms ({len(spent)})"
+                    f"  {kind}: median {statistics.median(spent) * 1e3:.2f} ms, "
+                    f"worst {max(spent) * 1e3:.1f} ms ({len(spent)})"
                 )
         for error, name in sorted(errors, key=lambda one: -abs(one[0]))[:5]:
             print(f"  {error:+.4%} {name}")

@@ -1,4 +1,4 @@
-"""Predicted memory against that tracked in real trials on the CPU: every method, policy and pruning on the default model.
+"""Predicted memory against that tracked in real trials on the CPU: every method, policy and pruning.
 
     OMP_NUM_THREADS=1 python tests/bench/memory_tracked.py [--picture FILE.html] [--only NAME ...]
 
@@ -34,7 +34,7 @@ STEPS, ROWS = 4, 128
 
 
 def candidates(layout: ModelLayout) -> dict[str, Candidate]:
-    """Every method at its usual size in three random layers, LoRA under every policy and pruning, and the head alone."""
+    """Every method at its usual size in three random layers, LoRA with every policy and pruning, and the head."""
     draw, depth = random.Random(1), len(layout.layers)
     found = {"head alone": Candidate(insertions=(), learning_rate=1e-4)}
     for name, method in METHODS.items():

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft import get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from torch import nn
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.layout import TaskName
@@ -63,7 +61,10 @@ def read_peft(path: str) -> PeftFile:
     if task is not None and task not in _TASKS:
         raise UserError(
             Problem(
-                f"{WHERE}: task_type", f"'{task}' is none of them", ", ".join(_TASKS), "Say --task, or correct the file."
+                f"{WHERE}: task_type",
+                f"'{task}' is none of them",
+                ", ".join(_TASKS),
+                "Say --task, or correct the file.",
             )
         )
     kind_of = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
@@ -103,7 +104,15 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
             with warnings.catch_warnings(), on_meta(setup.padded):
                 warnings.simplefilter("ignore")
                 whole = get_peft_model(model, peft.config, autocast_adapter_dtype=adapters_in_float32)
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError, ImportError) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RuntimeError,
+            NotImplementedError,
+            ImportError,
+        ) as error:
             raise _refused(
                 f"{peft.name} cannot be put into this model: {_first_line(error)}",
                 "Correct target_modules and the like; a configuration is for one architecture.",

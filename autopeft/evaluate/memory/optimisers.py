@@ -35,8 +35,8 @@ def optimiser_of(parameters: Iterable[nn.Parameter], setup: Setup) -> torch.opti
 class AdamW8bit(torch.optim.Optimizer):
     """What bitsandbytes' AdamW8bit holds, and nothing of what it computes: its kernels work in place.
 
-    Two moments in one byte per value each, and a float32 scale for every 256 values of each (Dettmers et al., ICLR 2022,
-    arXiv:2110.02861, section 2.1); two maps of 256 float32 values for all tensors together.
+    Two moments in one byte per value each, and a float32 scale for every 256 values of each (Dettmers et al., ICLR
+    2022, arXiv:2110.02861, section 2.1); two maps of 256 float32 values for all tensors together.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:

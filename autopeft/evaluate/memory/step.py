@@ -165,11 +165,13 @@ class Recorder:
         return hook
 
     def _turning(self, last: int) -> None:
-        self.gradients = sum(float(part.numel() * part.element_size()) for part in self._watched if part.grad is not None)
+        self.gradients = sum(
+            float(part.numel() * part.element_size()) for part in self._watched if part.grad is not None
+        )
         self.mark(f"backward {last}")
 
     def carry_over(self, returned: int) -> None:
-        """What the step leaves alive was left by the step before as well, until the model returned after so many events."""
+        """What the step leaves alive was left by the step before too, until the model returned after so many events."""
         start = self.marks["start"]
         made = {event.storage: event.size for event in self._events[start:] if event.size > 0}
         for event in self._events[start:]:
