@@ -6,6 +6,7 @@ import gc
 import json
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from autopeft.evaluate.base_model import load_base_model
 from autopeft.evaluate.data.load import load_data
 from autopeft.evaluate.devices import choose_device, limit_share
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.peaks import loading_meter, taken_bytes
 from autopeft.evaluate.outcomes import failed, first_line, is_out_of_memory
 from autopeft.evaluate.tasks import make_task
 from autopeft.evaluate.trial_run import Bench, TrialRun
@@ -68,7 +70,9 @@ class TorchEvaluator:
 
     def __init__(self, spec: SearchSpec, device: torch.device) -> None:
         data = load_data(spec.data, spec.seed)
-        base = load_base_model(spec.model, data.task, spec.seed, device)
+        taken, meter = taken_bytes(device), loading_meter(device)
+        with meter.step(0) if meter is not None else nullcontext():
+            base = load_base_model(spec.model, data.task, spec.seed, device)
         layout = inspect_layout(base.model, base.new_parameters)
         task = make_task(spec, data, base, layout)
         validation = task.exam("validation")
@@ -83,6 +87,8 @@ class TorchEvaluator:
             validation=validation,
             device=device,
             dtype=next(base.model.parameters()).dtype,
+            load_peak=None if meter is None else meter.peak(),
+            taken_bytes=taken,
         )
         self._test = task.exam("test")
         self._device = device

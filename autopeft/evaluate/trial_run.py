@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from autopeft.domain.layout import ModelLayout
-from autopeft.domain.measurements import Measurements, Rung
+from autopeft.domain.measurements import Measurements, PeakMemory, Rung
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
@@ -49,6 +49,10 @@ class Bench:
     device: torch.device
     dtype: torch.dtype
     """Of the frozen weights."""
+    load_peak: PeakMemory | None = None
+    """Of loading the model."""
+    taken_bytes: int | None = None
+    """What of the device was taken before."""
 
 
 class TrialRun:
@@ -60,6 +64,8 @@ class TrialRun:
         self._found: dict[str, Any] = {
             "device": device_name(bench.device),
             "dtype": computing_dtype(bench.device, bench.dtype),
+            "load_peak": bench.load_peak,
+            "device_taken_bytes": bench.taken_bytes,
         }
         self._rungs: list[Rung] = []
         self._setup_s = 0.0
@@ -253,6 +259,8 @@ class TrialRun:
         """
         bench = self._bench
         found = bench.validation.score(model, bench.device, bench.dtype)
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()  # else what it leaves cached counts as reserved by the training that goes on
         quality = found.quality
         self._found |= {"quality": quality, "evaluate_s": found.seconds, "latency_s": found.row_seconds}
         for name in bench.task.info.metrics:

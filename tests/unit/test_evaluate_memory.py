@@ -14,7 +14,7 @@ from torch import nn
 from autopeft.domain.measurements import MemorySource
 from autopeft.evaluate.insertion import insert
 from autopeft.evaluate.layout import inspect_layout
-from autopeft.evaluate.memory.peaks import TrackedMeter, inference_meter, training_meter
+from autopeft.evaluate.memory.peaks import TrackedMeter, inference_meter, loading_meter, taken_bytes, training_meter
 from autopeft.evaluate.memory.tracker import StorageTracker
 from autopeft.evaluate.untouched import Untouched
 from tests.unit.evaluate_models import batch, candidate_of, classifier_of
@@ -215,3 +215,8 @@ def test_a_sparse_tensor_counts_its_indices_and_its_values() -> None:
         del doubled
         gc.collect()
         assert tracker.live_bytes < before + 3 * 4 + 2 * 3 * 8
+
+
+def test_a_machine_without_an_allocator_that_reports_measures_no_loading() -> None:
+    assert loading_meter(CPU) is None
+    assert taken_bytes(CPU) is None

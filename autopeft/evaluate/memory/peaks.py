@@ -1,4 +1,4 @@
-"""The peaks of a trial: `train_peak` over its optimiser steps, `infer_peak` over a validation pass."""
+"""The peaks of a trial's phases: loading, the optimiser steps of estimation and training, a validation pass."""
 
 from __future__ import annotations
 
@@ -45,10 +45,17 @@ class PeakMeter(Protocol):
 
 
 class AllocatorMeter:
-    """Asks the CUDA allocator of this process, every step, so that what lies between steps does not count."""
+    """Asks the CUDA allocator of this process, every step, so that what lies between steps does not count.
+
+    Other processes have allocators of their own, so that nothing of theirs is in these numbers (`taken_bytes` says what
+    they hold). What an earlier phase left in the allocator's cache would count as reserved: a new meter empties it.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        """Begins a phase: what was given to the device is done first, and what is no longer used is given back."""
         self._device = device
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
         self._live = 0
         self._reserved = 0
         self._steps: list[int] = []
@@ -188,6 +195,19 @@ def training_meter(
     largest = max(range(second, len(sizes)), key=lambda step: sizes[step])
     tracked = {second, largest} | ({0} if sizes[0] > sizes[largest] else set())
     return TrackedMeter(tracked, model, optimizer, sample)
+
+
+def loading_meter(device: torch.device) -> AllocatorMeter | None:
+    """A meter for the one step 0 of loading a base model; None without an allocator that reports."""
+    return AllocatorMeter(device) if device.type == "cuda" else None
+
+
+def taken_bytes(device: torch.device) -> int | None:
+    """What of a GPU is taken now, by all processes and by the context of this one; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total - free)
 
 
 def inference_meter(device: torch.device, model: nn.Module) -> PeakMeter:
