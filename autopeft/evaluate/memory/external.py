@@ -21,7 +21,7 @@ from autopeft.evaluate.memory.emulation import on_meta
 from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import Timeline, traced_step
-from autopeft.evaluate.memory.tracing import batch_of
+from autopeft.evaluate.memory.tracing import batch_of, leave_on_host
 
 WHERE = "--peft-config"
 FULL = "none"
@@ -108,6 +108,8 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
                 f"{peft.name} cannot be put into this model: {_first_line(error)}",
                 "Correct target_modules and the like; a configuration is for one architecture.",
             ) from error
+    if setup.target == "cuda":
+        leave_on_host(whole)
     whole.train()
     trained = [part for part in whole.parameters() if part.requires_grad]
     if not trained:

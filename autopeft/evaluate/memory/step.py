@@ -55,6 +55,21 @@ class Held:
         return cls(weights, added, state, round(trainable), trainable_bytes)
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """Places in the events of a step. First come the births of weights, adapters and buffers."""
+
+    state: int
+    """Births of optimiser state begin, then those of the batch."""
+    inputs: int
+    start: int
+    """The step begins: with the births of what the step before left, where its outputs are held."""
+    carried: int
+    """So many of them."""
+    update: int
+    """Clipping and the optimiser's step begin."""
+
+
 @dataclass
 class Timeline:
     """One step, in the order in which it happens; layers as in the traced model."""
@@ -82,6 +97,8 @@ class Timeline:
     """Clipping and the optimiser's step, until the gradients are gone."""
     events: list[Event] = field(default_factory=list)
     """Every birth and death, those of what was there before included, for a model of an allocator."""
+    cuts: Cuts = field(default_factory=lambda: Cuts(0, 0, 0, 0, 0))
+    """Where in the events what begins."""
 
     @property
     def outside_gradients(self) -> tuple[float, float]:
@@ -168,8 +185,11 @@ class Recorder:
         self.gradients = sum(float(part.numel() * part.element_size()) for part in self._watched if part.grad is not None)
         self.mark(f"backward {last}")
 
-    def carry_over(self, returned: int) -> None:
-        """What the step leaves alive was left by the step before as well, until the model returned after so many events."""
+    def carry_over(self, returned: int) -> int:
+        """What the step leaves alive was left by the step before as well, until the model returned after so many events.
+
+        Returns how many storages these are.
+        """
         start = self.marks["start"]
         made = {event.storage: event.size for event in self._events[start:] if event.size > 0}
         for event in self._events[start:]:
@@ -183,6 +203,7 @@ class Recorder:
         for name, place in self.marks.items():
             if name != "start":
                 self.marks[name] = place + len(born) * (2 if name.startswith(("backward", "update")) else 1)
+        return len(born)
 
     def parts(self) -> dict[str, Deltas]:
         """The deltas of each part, by the names of `Timeline.order`."""
@@ -227,7 +248,10 @@ def traced_step(
     emulated = Emulated(setup.target, setup.lower)
     try:
         outside, held = _holdings(model, blocks, owned, optimizer, parameters)
-        tracker.register(_tensors(model, optimizer))
+        tracker.register((*model.parameters(), *model.buffers()))
+        state = len(events)
+        tracker.register(_state_of(optimizer))
+        put_in = len(events)
         before_inputs = tracker.live_bytes
         tracker.register(batch.values())
         inputs = tracker.live_bytes - before_inputs
@@ -252,8 +276,7 @@ def traced_step(
             optimizer.zero_grad(set_to_none=True)
     finally:
         recorder.remove()
-    if setup.holds_outputs:
-        recorder.carry_over(returned)
+    carried = recorder.carry_over(returned) if setup.holds_outputs else 0
     parts = recorder.parts()
     nothing = np.zeros(0)
     timeline = Timeline(
@@ -269,6 +292,7 @@ def traced_step(
         head_gradients=recorder.gradients,
         update=parts["update"],
         events=events,
+        cuts=Cuts(state, put_in, recorder.marks["start"], carried, recorder.marks["update"]),
     )
     tracker.close()
     return timeline
@@ -285,9 +309,7 @@ def _fill_state(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parame
     optimizer.zero_grad(set_to_none=True)
 
 
-def _tensors(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
