@@ -12,7 +12,7 @@ STEPS = 3
 new places; the third finds them."""
 
 
-def course(timeline: Timeline, steps: int = STEPS) -> Iterator[Event]:
+def first_steps(timeline: Timeline, steps: int = STEPS) -> Iterator[Event]:
     """Births and deaths of so many steps of one shape, in order of time, those of weights and adapters first.
 
     The optimiser's state is born in the update of the first step. What a step leaves alive, where its outputs are held,

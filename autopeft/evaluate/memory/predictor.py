@@ -10,7 +10,7 @@ from autopeft.domain.candidate import Candidate
 from autopeft.domain.memory import Prediction
 from autopeft.evaluate.memory.allocator import simulated
 from autopeft.evaluate.memory.composition import Course, Library, Piece, Sizes, Span, composed
-from autopeft.evaluate.memory.course import course
+from autopeft.evaluate.memory.course import first_steps
 from autopeft.evaluate.memory.kinds import EVERYTHING, Kind, Pattern, first_of_each, kinds_of, shape_of, signatures
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import Held, Timeline
@@ -166,7 +166,7 @@ def prediction_of(timeline: Timeline, workspace: int | None = None) -> Predictio
     found = _prediction(held, timeline.inputs, course, forward)
     if workspace is None:
         return found
-    reserved = simulated(course(timeline), workspace).reserved_peak
+    reserved = simulated(first_steps(timeline), workspace).reserved_peak
     return found.model_copy(update={"train_peak_reserved_bytes": reserved})
 
 
