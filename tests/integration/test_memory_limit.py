@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,16 @@ from autopeft.app.searching import search
 from autopeft.cluster.campaign import Done, Refused
 from autopeft.domain.calibration import prediction_errors
 from autopeft.domain.candidate import Candidate
-from autopeft.domain.ports import EvaluationTask
+from autopeft.domain.ports import EvaluationTask, EvaluatorRef, Resources
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import Trial, TrialStatus
 from autopeft.evaluate.pipeline import open_evaluator
 from autopeft.search import make_sampler
+from autopeft.store import open_store
 from tests.fakes.campaigns import drive, store_of
 from tests.fakes.forecasts import MIB, FakeForecast, admitting, measuring, needs
 from tests.fakes.handmade import handmade_space
-from tests.fakes.searches import toy_campaign, toy_objectives
+from tests.fakes.searches import toy_campaign, toy_objectives, toy_record
 from tests.fakes.stores import MemoryRunStore
 
 
@@ -188,3 +190,32 @@ def test_a_real_search_that_goes_on_corrects_as_an_undisturbed_one(tmp_path: Pat
         assert one.measurements.foretold_peak == other.measurements.foretold_peak
         assert one.measurements.calibrated_peak_bytes == other.measurements.calibrated_peak_bytes
         assert one.measurements.train_peak == other.measurements.train_peak
+
+
+@pytest.mark.slow
+def test_on_ray_a_row_of_slow_refusals_neither_ends_nor_stalls_the_search(tmp_path: Path) -> None:
+    pytest.importorskip("ray.tune")
+    from autopeft.cluster.ray_runner import RayRunner
+
+    asked: list[str] = []
+
+    def said(candidate: Candidate) -> float:
+        if candidate.digest not in asked:
+            asked.append(candidate.digest)
+            time.sleep(0.4)
+        # More than a second of refusals while nothing runs, and again later.
+        return 1000.0 * MIB if asked.index(candidate.digest) in (*range(6), 8, 9, 10, 11) else 1.0
+
+    store = open_store(f"sqlite:///{tmp_path / 'trials.sqlite'}")
+    run = store.create(toy_record(budget="5"))
+    resources = Resources(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+    campaign = toy_campaign(run, tmp_path, workers=2, admission=admitting(100 * MIB, FakeForecast(said)))
+    reference = EvaluatorRef(target="tests.fakes.evaluators:build", arguments={})
+    end = RayRunner(reference, resources).run(campaign)
+    rows = run.trials()
+    store.close()
+    assert end.why == "The budget of 5 trials is used up."
+    assert not end.interrupted
+    assert [trial.refused for trial in rows[:8]] == [True] * 6 + [False] * 2
+    assert sum(not trial.refused for trial in rows) == 5
+    assert all(trial.status is TrialStatus.COMPLETE for trial in rows if not trial.refused)
