@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autopeft.app.spec_file import make_spec
+from autopeft.app.spec_file import anchored, make_spec
 from autopeft.domain.candidate import Candidate, Insertion
 from autopeft.domain.carrying import carried, carried_layers
 from autopeft.domain.errors import UserError
@@ -162,6 +162,14 @@ def test_it_belongs_to_what_a_search_is_and_older_specs_stay_what_they_were() ->
     assert plain.digest == SearchSpec.model_validate({"predict_for": None}).digest
     asked = [SearchSpec.model_validate({"predict_for": f"model=x,seq={seq}"}).digest for seq in (64, 128)]
     assert len({plain.digest, *asked}) == 3
+
+
+def test_a_folder_is_found_beside_the_spec_and_remembered_as_a_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    for said in ("model=big,seq=8", {"model": "big", "seq": 8}):
+        spec = make_spec(anchored({"predict_for": said}, tmp_path))
+        assert spec.predict_for is not None
+        assert spec.predict_for.model == str(tmp_path / "big")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autopeft.app.planning import decide_resources
+from autopeft.app.planning import decide_resources, device_bytes
 from autopeft.domain.errors import UserError
 from autopeft.domain.spec import ResourceSpec
 from autopeft.evaluate.devices import DeviceFacts
@@ -57,3 +57,25 @@ def test_what_does_not_fit_is_refused(asked, facts, words):
 def test_a_cluster_may_have_what_this_machine_lacks():
     asked = ResourceSpec(workers=8, gpus_per_worker=1, ray_address="head:6379")
     assert decide_resources(asked, machine()).workers == 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "facts", "share"),
+    [
+        ({}, machine(cores=8), None),
+        ({"gpus_per_worker": 0}, machine(gpus=1), None),
+        ({}, machine(gpus=1), 1.0),
+        ({"workers": 4}, machine(gpus=1), 0.25),
+        ({"gpus_per_worker": 2}, machine(gpus=4), 1.0),
+        ({"ray_address": "auto", "workers": 2, "gpus_per_worker": 1}, machine(gpus=1), None),
+    ],
+)
+def test_a_worker_has_its_share_of_a_gpu_less_its_context(asked, facts, share):
+    found = device_bytes(decide_resources(ResourceSpec(**asked), facts), facts)
+    assert found == (None if share is None else int(share * 2**34) - (600 << 20))
+
+
+def test_of_unequal_gpus_the_smallest_counts():
+    facts = machine(gpus=2)
+    uneven = type(facts)(**{**vars(facts), "gpu_memory_bytes": (2**35, 2**34)})
+    assert device_bytes(decide_resources(ResourceSpec(), uneven), uneven) == 2**34 - (600 << 20)
