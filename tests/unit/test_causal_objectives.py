@@ -10,6 +10,7 @@ from autopeft.domain.candidate import Candidate
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
 from autopeft.domain.objective import Direction, Unit
 from autopeft.domain.results import Front, TaskInfo, score
+from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import Trial, TrialStatus
 from dashboards.front import front_records
 from dashboards.header import cards, headline
@@ -18,6 +19,7 @@ from tests.contract.run_samples import results_of
 
 LIKELIHOODS = ("validation_loss", "perplexity", "token_accuracy")
 TASK = TaskInfo(kind="causal-lm", metric="validation_loss", metrics=LIKELIHOODS, rows={"train": 8, "validation": 4})
+SPEC = SearchSpec()
 POINTS = ((3.0, 100), (2.0, 200), (1.5, 400), (2.5, 400))
 
 
@@ -69,11 +71,11 @@ def test_every_metric_of_a_language_model_is_an_objective(name: str) -> None:
 
 
 def test_objectives_that_the_task_cannot_have_are_refused_with_what_to_do() -> None:
-    assert _objective_problems(load_objectives(("validation_loss", "train_peak_bytes")), TASK) == []
-    (problem,) = _objective_problems(load_objectives(("exact_match",)), TASK)
+    assert _objective_problems(load_objectives(("validation_loss", "train_peak_bytes")), TASK, SPEC) == []
+    (problem,) = _objective_problems(load_objectives(("exact_match",)), TASK, SPEC)
     assert "cannot be measured on a causal-lm task" in problem.found
     assert "--metric exact_match" in problem.next_step
-    (problem,) = _objective_problems(load_objectives(("accuracy",)), TASK)
+    (problem,) = _objective_problems(load_objectives(("accuracy",)), TASK, SPEC)
     assert problem.next_step == "See `autopeft objectives`."
 
 
