@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from autopeft import plugins
@@ -21,7 +22,7 @@ from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
 from autopeft.export.best import export_best
-from autopeft.export.points import export_point
+from autopeft.export.points import export_point, export_whole
 from autopeft.export.tables import write_front, write_trials
 from autopeft.spaces.binding import bind
 from autopeft.spaces.library import load_space
@@ -152,13 +153,13 @@ def write_report(results: RunResults, path: Path, notes: tuple[str, ...] = ()) -
     partial.replace(path)
 
 
-def export(run: Opened, pick: str, out: Path) -> Path:
-    """Export the point that `pick` names into `out`.
+def export(run: Opened, pick: str, out: Path, whole: bool = False) -> Path:
+    """Export the point that `pick` names into `out`: its adapter, or the whole model with the adapter merged.
 
     `pick` is what `Front.pick` takes, or the number of any trial that completed and still has its adapter.
 
     Raises:
-        UserError: where nothing answers to `pick` or the adapter is gone.
+        UserError: where nothing answers to `pick`, the adapter is gone, or it cannot be merged.
     """
     results = load_results(run)
     chosen = None
@@ -169,4 +170,11 @@ def export(run: Opened, pick: str, out: Path) -> Path:
                 Problem("pick", f"there is no completed trial {pick}", "", "See the trial table of the report.")
             )
     chosen = chosen or results.front.pick(pick)
-    return export_point(results, chosen, run.artefact(chosen.trial), out, pick)
+    artefact = run.artefact(chosen.trial)
+    if not whole:
+        return export_point(results, chosen, artefact, out, pick)
+    from autopeft.evaluate.whole import write_whole  # imported late: torch takes seconds
+
+    record, candidate = results.record, chosen.trial.candidate
+    write = partial(write_whole, record.spec, record.task, candidate, artefact)
+    return export_whole(results, chosen, artefact, out, pick, write)

@@ -18,6 +18,7 @@ from autopeft.domain.layout import ModelLayout
 from autopeft.evaluate import composition
 from autopeft.evaluate.composition import Composed
 from autopeft.evaluate.heads import head_arguments, head_only_config
+from autopeft.evaluate.merging import merged, unmergeable
 from autopeft.evaluate.methods import METHODS, NO_CALIBRATION, Calibration, Companion, PeftMethod
 from autopeft.evaluate.outcomes import named
 from autopeft.evaluate.schedule import JOINED
@@ -186,30 +187,10 @@ class Inserted:
             ValueError: where a method of the candidate cannot be merged.
         """
         if self.pruned is not None:
-            raise ValueError("a pruned model cannot be merged: its configuration could not say its widths")
-        stuck = [one.method for one in self.insertions if not METHODS[one.method].facts.merges]
-        if self.composed is not None:
-            stuck += [
-                one.method
-                for one, companion in zip(self.insertions, self.composed.companions, strict=True)
-                if companion is None and not getattr(METHODS[one.method], "in_place", False)
-            ]
-        if stuck:
-            raise ValueError(f"{', '.join(dict.fromkeys(stuck))} cannot be merged into the base here")
-        if self.composed is not None:
-            for companion in self.companions:
-                companion.fold()
-            return self.base
-        _unwrap_heads(self.base)
-        return self.model.merge_and_unload()
-
-
-def _unwrap_heads(base: Any) -> None:
-    """Put trained heads in the place of peft's wrappers, because most tuners unwrap only those that are one matrix."""
-    for path, module in list(base.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):
-            parent, _, name = path.rpartition(".")
-            setattr(base.get_submodule(parent), name, module.modules_to_save[module.active_adapter])
+            raise ValueError("whether a configuration can say a pruned model's widths is for `evaluate.whole` to find")
+        if stuck := unmergeable([one.method for one in self.insertions]):
+            raise ValueError(f"{', '.join(stuck)} cannot be merged into the base")
+        return merged(self.model, self.companions)
 
 
 def insert(

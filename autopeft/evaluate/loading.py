@@ -15,6 +15,7 @@ from autopeft.domain.candidate import Insertion
 from autopeft.domain.errors import UserError
 from autopeft.evaluate.composition import compose, load_state
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.methods import Companion
 from autopeft.evaluate.pruning.record import FOLDED, from_record
 from autopeft.evaluate.pruning.surgery import prune
 from autopeft.evaluate.untouched import Untouched
@@ -44,6 +45,13 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     Raises:
         AdapterError: where there is no adapter, or it does not fit the model.
     """
+    return load_parts(base_model, path, untouched)[0]
+
+
+def load_parts(
+    base_model: Any, path: str | Path, untouched: Untouched | None = None
+) -> tuple[Any, tuple[Companion, ...]]:
+    """As `load_adapter`, and the companions of the insertions, which know how to fold them into the base."""
     folder = Path(path)
     if not (folder / RECORD).is_file():
         if not (folder / "adapter_config.json").is_file():
@@ -52,7 +60,7 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
             _keep_targets(untouched, folder / "adapter_config.json")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return PeftModel.from_pretrained(base_model, str(folder))
+            return PeftModel.from_pretrained(base_model, str(folder)), ()
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     layout = inspect_layout(base_model).model_copy(update={"head_paths": tuple(record["head_paths"])})
     insertions = [Insertion.model_validate(one) for one in record["insertions"]]
@@ -67,7 +75,7 @@ def load_adapter(base_model: Any, path: str | Path, untouched: Untouched | None 
     except (UserError, ValueError, LookupError, AttributeError) as error:
         untouched.restore()  # half of an adapter is worse than none
         raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from error
-    return base_model.requires_grad_(False).eval()
+    return base_model.requires_grad_(False).eval(), tuple(one for one in composed.companions if one is not None)
 
 
 def _keep_targets(untouched: Untouched, config: Path) -> None:

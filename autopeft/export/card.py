@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -11,11 +12,26 @@ from autopeft.domain.layout import TaskName
 from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import RunResults, ScoredTrial
-from autopeft.export.snippet import snippet, where_to_run
+from autopeft.export.snippet import snippet, where_to_run, whole_snippet
 
 
-def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model: str, plain_peft: bool = True) -> str:
-    """The card's text: front matter, how to load the adapter, its numbers, and what they rest on.
+@dataclass(frozen=True)
+class Whole:
+    """That the whole model is exported, and not the adapter."""
+
+    difference: float
+    """Largest difference of a logit to those of the adapter on the base, in float32."""
+
+
+def write_card(
+    results: RunResults,
+    scored: ScoredTrial,
+    label: str,
+    base_model: str,
+    plain_peft: bool = True,
+    whole: Whole | None = None,
+) -> str:
+    """The card's text: front matter, how to load the adapter or the whole model, its numbers, and what they rest on.
 
     Args:
         results: Of the run that the point is from.
@@ -23,17 +39,19 @@ def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model:
         label: Why it was chosen, for example `knee`.
         base_model: Hub id or path of the base model, as the adapter's config names it.
         plain_peft: Whether peft alone loads the adapter; else `autopeft.load_adapter` does.
+        whole: Where transformers alone loads the folder, because it holds the whole model.
     """
     record, trial = results.record, scored.trial
+    library = "transformers" if whole else "peft" if plain_peft else "autopeft"
+    what = f"`{base_model}` with a PEFT adapter merged into it" if whole else f"A PEFT adapter for `{base_model}`"
+    loading = [*_bits(results), where_to_run(base_model), snippet(results, scored, base_model, plain_peft)]
     sections = [
-        f"---\n{_front_matter(results, scored, label, base_model, plain_peft)}\n---",
+        f"---\n{_front_matter(results, scored, label, base_model, library)}\n---",
         f"# {record.name}: {label}",
-        f"A PEFT adapter for `{base_model}`, trained on {_data_name(results)}. It is trial {trial.number} of the "
+        f"{what}, trained on {_data_name(results)}. It is trial {trial.number} of the "
         f"search `{record.name}`, exported as *{label}*.",
         "## Load it",
-        *_bits(results),
-        where_to_run(base_model),
-        snippet(results, scored, base_model, plain_peft),
+        *([where_to_run("."), whole_snippet(results), _merging(whole)] if whole else loading),
         "## Numbers",
         _table(("", "value"), _numbers(results, scored)),
         _honesty(results, scored),
@@ -48,7 +66,15 @@ def write_card(results: RunResults, scored: ScoredTrial, label: str, base_model:
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_model: str, plain_peft: bool) -> str:
+def _merging(whole: Whole) -> str:
+    """What the numbers below are of, and how near to it this model is."""
+    return (
+        "The numbers below are those of the adapter on the base model, as it was measured. Here its update is in the "
+        f"weights: in float32, on rows of random tokens, the logits differ by {whole.difference:.2g} at most."
+    )
+
+
+def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_model: str, library: str) -> str:
     record, trial = results.record, scored.trial
     kind = record.task.kind
     generates = record.task.name is TaskName.CAUSAL_LM
@@ -72,7 +98,8 @@ def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_mod
     ]
     data = ModelCardData(
         base_model=base_model,
-        library_name="peft" if plain_peft else "autopeft",
+        library_name=library,
+        base_model_relation="adapter" if library != "transformers" else "finetune",
         pipeline_tag=task,
         tags=["autopeft", "peft", *sorted({insertion.method for insertion in trial.candidate.insertions}), kind],
         metrics=list(record.task.metrics),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.results import RunResults, ScoredTrial
-from autopeft.export.card import write_card
+from autopeft.export.card import Whole, write_card
 from autopeft.export.files import replaced_folder
 from autopeft.export.recipe import Recipe, to_yaml
 
@@ -37,6 +38,8 @@ _OPTIONAL = (
     "vocab.txt",
 )
 _OWN = frozenset((WEIGHTS, CONFIG, RECORD, CANDIDATE, RECIPE, CARD, *_OPTIONAL))
+_OWN_WHOLE = frozenset((CANDIDATE, RECIPE, CARD, "config.json", "generation_config.json", *_OPTIONAL))
+_SHARDS = "model*.safetensors*"
 
 
 def export_point(results: RunResults, scored: ScoredTrial, artefact_dir: Path, out: Path, label: str) -> Path:
@@ -58,10 +61,7 @@ def export_point(results: RunResults, scored: ScoredTrial, artefact_dir: Path, o
         UserError: where the adapter is gone (then its recipe is written beside `out`), `out` holds other files, or it
             cannot be written.
     """
-    recipe = Recipe.of(results.record, scored.trial)
-    form = CONFIG if (artefact_dir / CONFIG).is_file() else RECORD
-    if not all((artefact_dir / name).is_file() for name in (WEIGHTS, form)):
-        raise _gone(scored, recipe.save(out.with_name(f"{out.name}-recipe.yaml")), out)
+    recipe, form = Recipe.of(results.record, scored.trial), _form(results, scored, artefact_dir, out)
     with replaced_folder(out, CANDIDATE, _OWN) as folder:
         for name in (WEIGHTS, form, *_OPTIONAL):
             if (artefact_dir / name).is_file():
@@ -73,6 +73,52 @@ def export_point(results: RunResults, scored: ScoredTrial, artefact_dir: Path, o
             write_card(results, scored, label, base_model, plain_peft=form == CONFIG), encoding="utf-8"
         )
     return out
+
+
+def export_whole(
+    results: RunResults,
+    scored: ScoredTrial,
+    artefact_dir: Path,
+    out: Path,
+    label: str,
+    write: Callable[[Path], float],
+) -> Path:
+    """Write the whole model, its adapter merged, with `candidate.yaml`, `recipe.yaml` and a model card into `out`.
+
+    Args:
+        results: Of the run that the point is from.
+        scored: The point.
+        artefact_dir: Folder that the trial's adapter was saved to.
+        out: Where to; new, empty, or an earlier export of a whole model.
+        label: Why it was chosen.
+        write: Fills a folder with model and tokenizer; returns the largest difference of a logit to the adapter's.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: as `export_point`, and what `write` raises; nothing is written then.
+    """
+    recipe, form = Recipe.of(results.record, scored.trial), _form(results, scored, artefact_dir, out)
+    base_model = _base_model(artefact_dir / form) or results.record.spec.model.source
+    earlier = [path.name for path in out.glob(_SHARDS)] if out.is_dir() else []
+    with replaced_folder(out, CANDIDATE, _OWN_WHOLE.union(earlier)) as folder:
+        difference = write(folder)
+        (folder / CANDIDATE).write_text(to_yaml(_candidate(results, scored, label)), encoding="utf-8")
+        recipe.save(folder / RECIPE)
+        (folder / CARD).write_text(
+            write_card(results, scored, label, base_model, whole=Whole(difference)), encoding="utf-8"
+        )
+    return out
+
+
+def _form(results: RunResults, scored: ScoredTrial, artefact_dir: Path, out: Path) -> str:
+    """Name of the file that says how the adapter is put in."""
+    form = CONFIG if (artefact_dir / CONFIG).is_file() else RECORD
+    if not all((artefact_dir / name).is_file() for name in (WEIGHTS, form)):
+        recipe = Recipe.of(results.record, scored.trial)
+        raise _gone(scored, recipe.save(out.with_name(f"{out.name}-recipe.yaml")), out)
+    return form
 
 
 def _candidate(results: RunResults, scored: ScoredTrial, label: str) -> dict[str, Any]:

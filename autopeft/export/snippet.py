@@ -65,6 +65,22 @@ def snippet(results: RunResults, scored: ScoredTrial, base_model: str, plain_pef
     )
 
 
+def whole_snippet(results: RunResults) -> str:
+    """The same for a folder that holds the whole model: transformers alone."""
+    automatic = _CLASSES[results.record.task.name]
+    classifies = results.record.task.name is TaskName.SEQUENCE_CLASSIFICATION
+    return "\n".join(
+        (
+            "```python",
+            f"from transformers import {automatic}, AutoTokenizer",
+            'tokenizer = AutoTokenizer.from_pretrained(".")',
+            f'model = {automatic}.from_pretrained(".").eval()',
+            *(_classified(results, "") if classifies else _completed(results, "")),
+            "```",
+        )
+    )
+
+
 def where_to_run(base_model: str) -> str:
     """In which folder the snippet works as it is written."""
     path = Path(base_model)
