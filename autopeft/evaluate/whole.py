@@ -19,7 +19,7 @@ from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.loading import load_parts
 from autopeft.evaluate.merging import merged, unmergeable
 from autopeft.evaluate.methods import METHODS
-from autopeft.evaluate.pruning.live import plain
+from autopeft.evaluate.pruning.live import sides
 from autopeft.evaluate.pruning.shape import ffn_units, head_shape
 
 ROWS, TOKENS = 4, 12
@@ -147,7 +147,7 @@ def _widths(model: Any, layout: ModelLayout) -> tuple[int, int]:
         shape, output, out = head_shape(layer, layout), layer.module(Role.ATTENTION_OUTPUT), layer.module(Role.FFN_OUT)
         if shape is None or output is None or out is None:
             raise _refused(f"layer {layer.index} has no heads or no units", "")
-        context, inner = _inputs(model, output.path), _inputs(model, out.path)
+        context, inner = (sides(model.get_submodule(one.path))[0] for one in (output, out))
         found.append((context // (shape.queries * shape.head_dim), inner))
     if len(set(found)) > 1:
         raise _refused(f"its layers have different numbers of {_uneven(found)}", "points with `ffn_scope: layer`")
@@ -161,11 +161,6 @@ def _uneven(found: Sequence[tuple[int, int]]) -> str:
         if len(set(counts)) > 1
     ]
     return " and ".join(said)
-
-
-def _inputs(model: Any, path: str) -> int:
-    module = plain(model.get_submodule(path))
-    return int(module.in_features if hasattr(module, "in_features") else module.nx)
 
 
 def _configs(config: Any, layout: ModelLayout, groups: int, units: int) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.policies.draws import stream
 from autopeft.evaluate.policies.dropbp import _Running, allocated, branch_flops, dropped
 from tests.unit.policy_runs import insertion_of, model_of, policy_of, rows, training
-from tests.unit.space_layouts import BERT, layout
+from tests.unit.pruning_models import Bed
 
 POLICY = policy_of("dropbp", drop=0.5)
 ENDS = {
@@ -93,12 +93,35 @@ def test_a_dropped_branch_saves_no_activations() -> None:
     assert peaks[7] < peaks[4] < peaks[0]
 
 
-def test_costs_of_branches_are_those_of_the_paper() -> None:
-    wide, tokens = 384, 100
-    model = layout(BERT, 2, heads=12, head_dim=32)
-    attention, ffn = branch_flops(model.layers[0], model, tokens)
+@pytest.mark.parametrize("tokens", [7.0, 12.5])
+def test_branch_costs_are_those_of_the_paper_on_a_square_model(tokens: float) -> None:
+    wide = 16
+    model = model_of("gpt2", 2)  # n_embd 16, an FFN four times as wide
+    attention, ffn = branch_flops(model, inspect_layout(model).layers[1], tokens)
     assert attention * tokens == 8 * tokens * wide**2 + 4 * wide * tokens**2
     assert ffn * tokens == 16 * tokens * wide**2
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_branch_costs_after_pruning_are_those_of_the_weights_that_are_left(kind: str) -> None:
+    bed = Bed(kind, ("lora", "parallel"), heads=0.5, ffn=0.4, modules=0.0, ranks=0.0)
+    bed.train(4)
+    bed.estimation.prune()
+    costs = []
+    for layer in bed.layout.layers:
+        weights = {
+            module.role: (part.base_layer if hasattr(part, "base_layer") else part).weight.T.shape
+            for module in layer.modules
+            for part in [bed.model.get_submodule(module.path)]
+        }
+        ffn = sum(2 * one * other for role, (one, other) in weights.items() if role.startswith("ffn"))
+        attention = sum(2 * one * other for role, (one, other) in weights.items() if role.startswith("attention"))
+        output = weights["attention.output"]
+        heads = output[1] if kind == "gpt2" else output[0]
+        costs.append((attention + 4 * heads * 9.0, ffn))
+    found = [branch_flops(bed.model, layer, 9.0) for layer in bed.layout.layers]
+    assert found == costs
+    assert len({ffn for _, ffn in found}) > 1, "layers lost different numbers of units"
 
 
 def test_the_allocation_is_that_of_a_slow_search() -> None:

@@ -30,19 +30,22 @@ _ATTENTION = (Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.ATTENTION_OUTPUT)
 _FFN = (Role.FFN_IN, Role.FFN_GATE, Role.FFN_OUT)
 
 
-def branch_flops(layer: LayerLayout, layout: ModelLayout, tokens: float) -> tuple[float, float]:
+def branch_flops(base: Any, layer: LayerLayout, tokens: float) -> tuple[float, float]:
     """Forward multiply-adds, times two, per token of a row of so many tokens: of the attention and of the FFN.
 
     With square projections and an FFN four times as wide these are the paper's 8 s h^2 + 4 h s^2 and 16 s h^2, divided
-    by s.
+    by s. Widths are those of the live model, which a pruning makes differ from layer to layer.
     """
+    from autopeft.evaluate.pruning.live import sides
 
     def linear(roles: Sequence[Role]) -> float:
-        found = [layer.module(role) for role in roles]
-        return sum(2.0 * one.in_features * one.out_features for one in found if one is not None)
+        found = [sides(base.get_submodule(one.path)) for role in roles if (one := layer.module(role)) is not None]
+        return sum(2.0 * into * out for into, out in found)
 
-    wide = layout.heads * layout.head_dim if layout.head_dim else layout.hidden_size
-    return linear(_ATTENTION) + 4.0 * wide * tokens, linear(_FFN)
+    output = layer.module(Role.ATTENTION_OUTPUT)
+    assert output is not None  # the rules refuse a model without
+    all_heads, _ = sides(base.get_submodule(output.path))
+    return linear(_ATTENTION) + 4.0 * all_heads * tokens, linear(_FFN)
 
 
 def allocated(sensitivity: Sequence[float], flops: Sequence[float], rate: float) -> tuple[float, ...]:
@@ -93,7 +96,7 @@ class _Running(RunningPolicy):
         layout, batches = context.layout, context.batches
         widths = [batch.inputs["input_ids"].shape[1] for batch in batches]
         tokens = sum(widths) / len(widths)
-        self._flops = [cost for layer in layout.layers for cost in branch_flops(layer, layout, tokens)]
+        self._flops = [cost for layer in layout.layers for cost in branch_flops(context.base, layer, tokens)]
         self._rate = float(context.settings["drop"])
         self._rates: tuple[float, ...] = (self._rate,) * len(self._flops)
         self._useful = _useful(context)

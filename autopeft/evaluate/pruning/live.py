@@ -151,6 +151,13 @@ def plain(module: Any) -> Any:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
+def sides(module: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear module or `Conv1D` as they are now, in whatever peft put around it."""
+    module = plain(module)
+    names = ("in_features", "out_features") if hasattr(module, "in_features") else ("nx", "nf")
+    return int(getattr(module, names[0])), int(getattr(module, names[1]))
+
+
 def keep_outputs(module: Any, kept: Sequence[int]) -> None:
     """Leave these outputs of a linear module or `Conv1D`, in place: weight and bias are new, smaller tensors."""
     transposed = not isinstance(module, nn.Linear)
