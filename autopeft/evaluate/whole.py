@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -79,9 +79,9 @@ def as_ordinary(model: Any, layout: ModelLayout, *, pruned: bool) -> Any:
     """
     if not pruned:
         return model
-    groups, units = _widths(model, layout)
+    widths = _widths(model, layout)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for config in _configs(model.config, layout, groups, units):
+    for config in _configs(model.config, layout, widths):
         try:
             with torch.device("meta"):
                 whole = type(model)(config)
@@ -90,10 +90,9 @@ def as_ordinary(model: Any, layout: ModelLayout, *, pruned: bool) -> Any:
         if {name: tensor.shape for name, tensor in whole.state_dict().items()} == shapes:
             model.config = config
             return model
-    heads = groups * layout.heads // layout.kv_heads
     raise _refused(
-        f"the configuration of '{layout.model_type}' cannot say {heads} heads of {layout.head_dim} "
-        f"with {units} feed-forward units in layers {layout.hidden_size} wide",
+        f"the configuration of '{layout.model_type}' cannot say {widths.heads} heads of {layout.head_dim} "
+        f"with {widths.units} feed-forward units in layers {layout.hidden_size} wide",
         "points whose ratio of heads is 0",
     )
 
@@ -140,44 +139,56 @@ def _compare(found: torch.Tensor, expected: torch.Tensor) -> None:
         raise _refused(f"merged, its logits differ by {largest:.3g} from those of the adapter", "")
 
 
-def _widths(model: Any, layout: ModelLayout) -> tuple[int, int]:
-    """Groups of heads and FFN units, the same in every layer."""
+class _Widths(NamedTuple):
+    """Of one layer."""
+
+    heads: int
+    groups: int
+    """Of heads that share keys and values."""
+    units: int
+
+
+_NAMES = ("heads", "groups of heads", "feed-forward units")
+
+
+def _widths(model: Any, layout: ModelLayout) -> _Widths:
+    """Heads, their groups and FFN units, the same in every layer."""
     found = []
     for layer in layout.layers:
         shape, output, out = head_shape(layer, layout), layer.module(Role.ATTENTION_OUTPUT), layer.module(Role.FFN_OUT)
-        if shape is None or output is None or out is None:
+        key = layer.module(Role.KEY) or layer.module(Role.QKV)
+        if shape is None or output is None or out is None or key is None:
             raise _refused(f"layer {layer.index} has no heads or no units", "")
         context, inner = (sides(model.get_submodule(one.path))[0] for one in (output, out))
-        found.append((context // (shape.queries * shape.head_dim), inner))
+        keys = sides(model.get_submodule(key.path))[1]
+        if key.role is Role.QKV:
+            keys = (keys - context) // 2
+        found.append(_Widths(context // shape.head_dim, keys // shape.head_dim, inner))
     if len(set(found)) > 1:
-        raise _refused(f"its layers have different numbers of {_uneven(found)}", "points with `ffn_scope: layer`")
+        uneven = [
+            f"{name} ({min(counts)} to {max(counts)})"
+            for name, counts in zip(_NAMES, zip(*found, strict=True), strict=True)
+            if len(set(counts)) > 1
+        ]
+        raise _refused(f"its layers have different numbers of {' and '.join(uneven)}", "points with `ffn_scope: layer`")
     return found[0]
 
 
-def _uneven(found: Sequence[tuple[int, int]]) -> str:
-    said = [
-        f"{name} ({min(counts)} to {max(counts)})"
-        for name, counts in zip(("groups of heads", "feed-forward units"), zip(*found, strict=True), strict=True)
-        if len(set(counts)) > 1
-    ]
-    return " and ".join(said)
-
-
-def _configs(config: Any, layout: ModelLayout, groups: int, units: int) -> Iterator[Any]:
+def _configs(config: Any, layout: ModelLayout, widths: _Widths) -> Iterator[Any]:
     """Copies of the configuration with fewer heads and units, by each of the fields that may mean them."""
     width = ffn_units(layout.layers[0])
     fields = config.to_dict()
     # None stands for a width that is computed, which a number can replace (GPT-2's `n_inner`).
     inner = [name for name, value in fields.items() if type(value) is int and value == width]
     inner += [name for name, value in fields.items() if value is None and "inner" in name]
-    for name in inner if units != width else [None]:
+    for name in inner if widths.units != width else [None]:
         changed = copy.deepcopy(config)
         if name is not None:
-            setattr(changed, name, units)
-        if groups != layout.kv_heads:
-            changed.num_attention_heads = groups * layout.heads // layout.kv_heads
+            setattr(changed, name, widths.units)
+        if widths.heads != layout.heads:
+            changed.num_attention_heads = widths.heads
             if hasattr(config, "num_key_value_heads"):
-                changed.num_key_value_heads = groups
+                changed.num_key_value_heads = widths.groups
             changed.head_dim = layout.head_dim
         yield changed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from autopeft.evaluate.memory.forecast import Forecast
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS, Calibration
+from autopeft.evaluate.pruning.phase import Estimation, wiring_of
 from autopeft.evaluate.train import Training
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from tests.unit.evaluate_models import CONFIGS, WORDS, config_of
@@ -86,7 +88,7 @@ def candidate(
 def tracked(
     kind: str, wanted: Candidate, layers: int = 4, dtype: torch.dtype = torch.float32, **spec: Any
 ) -> tuple[int, int]:
-    """Peak bytes over four real steps on the CPU, and trainable parameters."""
+    """Peak bytes over four real steps on the CPU, after the pruning if there is one, and trainable parameters."""
     model = model_of(kind, layers, dtype)
     layout, untouched = inspect_layout(model), Untouched(model)
     rows = batch()
@@ -96,7 +98,10 @@ def tracked(
         lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower is not None),
     )
     with removed_afterwards(untouched):
+        wiring = wiring_of(model, wanted, layout, rows.inputs, nullcontext) if wanted.pruning is not None else None
         inserted = insert(untouched, wanted, layout, 3, steps=4, calibration=calibration)
+        if wanted.pruning is not None and wiring is not None:
+            Estimation(untouched, inserted, wanted.pruning, wiring, seed=3, steps=1, passes=1).prune()
         recipe = TrainingSpec(steps=4, rungs=(1.0,), **spec)
         training = Training(
             inserted, [rows] * 4, recipe, 1e-3, torch.device("cpu"), dtype, policy=wanted.policy, seed=3

@@ -139,8 +139,12 @@ def masked(
     heads: Sequence[Sequence[int]] | None,
     units: Sequence[Sequence[int]] | None,
     factors: Mapping[str, torch.Tensor] | None = None,
+    within: bool = False,
 ) -> Iterator[None]:
-    """Zero all but these groups of heads and these units, by hooks that know nothing of the code under test."""
+    """Zero all but these groups of heads and these units, by hooks that know nothing of the code under test.
+
+    `within` says that `heads` are query heads.
+    """
     handles = []
 
     def put(path: str, width: int, kept: Sequence[int]) -> None:
@@ -160,7 +164,7 @@ def masked(
         assert out is not None
         assert shape is not None
         if heads is not None:
-            each = shape.queries * shape.head_dim
+            each = shape.head_dim if within else shape.queries * shape.head_dim
             kept = [group * each + place for group in heads[layer.index] for place in range(each)]
             put(output.path, output.in_features, kept)
         if units is not None:

@@ -70,6 +70,19 @@ def test_a_pruned_candidate_has_its_pruned_widths(kind: str, criterion: str) -> 
     assert cut.train_peak_bytes < whole.train_peak_bytes < estimation.train_peak_bytes
 
 
+@pytest.mark.parametrize(("kind", "shared"), [("bert", "groups"), ("llama", "groups"), ("llama", "queries")])
+def test_the_peak_after_a_random_pruning_is_that_of_the_same_one_in_a_real_model(kind: str, shared: str) -> None:
+    forecast = forecast_of(kind)
+    settings = {**CRITERIA["random"].facts.defaults, "heads": 0.5, "modules": 0.5, "shared_heads": shared}
+    plain = candidate(forecast.layout, "lora")
+    wanted = plain.model_copy(update={"pruning": Pruning(criterion="random", settings=settings)})
+    found = forecast.predict(wanted)
+    assert found is not None, forecast.why_not(wanted)
+    peak, trainable = tracked(kind, wanted)
+    assert found.train_peak_bytes == pytest.approx(peak, rel=0.01)
+    assert found.trainable_parameters == trainable
+
+
 def test_composing_is_the_same_as_tracing_the_whole_model() -> None:
     forecast = forecast_of("bert", 6)
     lora, serial = (candidate(forecast.layout, name).insertions[0] for name in ("lora", "serial"))

@@ -115,6 +115,7 @@ class Forecast:
         assert pruning is not None
         wiring = self._model.wiring(candidate, self.setup)
         which = {name: float(pruning.settings[key]) > 0 for name, key in (("heads", "heads"), ("units", "ffn"))}
+        which["within"] = pruning.settings["shared_heads"] == "queries"
         drawn = scores.random(sites(candidate.insertions, self.layout), self.layout, self._seed, **which)
         pruned = Pruned(decide(drawn, pruning.settings), wiring, Folded())
 

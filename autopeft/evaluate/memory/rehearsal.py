@@ -35,11 +35,15 @@ class _Gates:
         self.open = frozenset(layers)
 
 
-class _Nothing:
-    """A model without parameters, in which hooks do nothing."""
+class _Widths:
+    """A model of which nothing is there but the widths of its linear modules; hooks do nothing in it."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        self._modules = {one.path: one for layer in layout.layers for one in layer.modules}
 
     def get_submodule(self, path: str) -> nn.Module:
-        return nn.Module()
+        found = self._modules.get(path)
+        return nn.Linear(found.in_features, found.out_features, device="meta") if found else nn.Module()
 
 
 def patterns(candidate: Candidate, layout: ModelLayout, seed: int, steps: int, tokens: int) -> list[Pattern]:
@@ -56,9 +60,9 @@ def patterns(candidate: Candidate, layout: ModelLayout, seed: int, steps: int, t
     batch = SimpleNamespace(
         inputs={"input_ids": row, "attention_mask": row}, labels=row, rows=1, row_ids=(0,), tokens=tokens
     )
-    nothing: Any = _Nothing()
+    widths: Any = _Widths(layout)
     context = Context(
-        base=nothing,
+        base=widths,
         layout=layout,
         gates=gates,  # type: ignore[arg-type]  # all that policies ask of gates
         settings=policy.settings,

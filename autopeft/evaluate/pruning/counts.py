@@ -13,10 +13,10 @@ from autopeft.evaluate.pruning.shape import FFN_INTO, Site, head_shape, sites
 def kept_sides(layer: LayerLayout, module: ModuleLayout, layout: ModelLayout, decision: Decision) -> tuple[int, int]:
     """Inputs and outputs that are left of a linear module."""
     into, out = module.in_features, module.out_features
-    shape = head_shape(layer, layout)
+    shape = head_shape(layer, layout, decision.within)
     if decision.heads is not None and shape is not None:
-        groups = len(decision.heads[layer.index])
-        of_queries, of_keys = groups * shape.queries * shape.head_dim, groups * shape.head_dim
+        kept = decision.heads[layer.index]
+        of_queries, of_keys = len(shape.query_rows(kept)), len(shape.kv_rows(kept))
         match module.role:
             case Role.QUERY:
                 out = of_queries

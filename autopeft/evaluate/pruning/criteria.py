@@ -20,10 +20,12 @@ SETTINGS: Mapping[str, Domain] = {
     "penalty": FloatDomain(low=0.0, high=1.0),
     "estimation": FloatDomain(low=0.01, high=0.9),
     "ffn_scope": ChoiceDomain(values=("global", "layer")),
+    "shared_heads": ChoiceDomain(values=("groups", "queries")),
     "masks": ChoiceDomain(values=("discard", "fold")),
 }
 """Ratios dropped of heads (per layer), FFN units, PEFT modules and ranks; lambda of the L1 norm of the masks; the share
-of the trial's steps for the estimation; whether FFN units compete over all layers; what becomes of the masks."""
+of the trial's steps for the estimation; whether FFN units compete over all layers; whether heads that share keys and
+values go by whole groups, or as many query heads of each; what becomes of the masks."""
 DEFAULTS: Mapping[str, Setting] = {
     "heads": 1 / 3,
     "ffn": 1 / 3,
@@ -32,6 +34,7 @@ DEFAULTS: Mapping[str, Setting] = {
     "penalty": 1e-4,
     "estimation": 0.25,
     "ffn_scope": "global",
+    "shared_heads": "groups",
     "masks": "discard",
 }
 """The published script's; the share is ours, as the script counts 800 steps."""
@@ -58,7 +61,7 @@ class Criterion:
         found += _of_methods(candidate)
         heads, ffn = float(pruning.settings["heads"]), float(pruning.settings["ffn"])
         if heads > 0:
-            found += _of_heads(heads, layout)
+            found += _of_heads(heads, layout, within=pruning.settings["shared_heads"] == "queries")
         if ffn > 0:
             found += _of_units(ffn, str(pruning.settings["ffn_scope"]), layout)
         if heads > 0 or ffn > 0:
@@ -98,7 +101,7 @@ def _of_methods(candidate: Candidate) -> list[Problem]:
     ]
 
 
-def _of_heads(ratio: float, layout: ModelLayout) -> list[Problem]:
+def _of_heads(ratio: float, layout: ModelLayout, *, within: bool) -> list[Problem]:
     for layer in layout.layers:
         shape = head_shape(layer, layout)
         if shape is None:
@@ -120,16 +123,21 @@ def _of_heads(ratio: float, layout: ModelLayout) -> list[Problem]:
                     "Set the ratio of heads to 0.",
                 )
             ]
-    groups = layout.kv_heads
-    if dropped(ratio, groups) < groups:
+    groups, queries = layout.kv_heads, layout.heads // layout.kv_heads
+    count, what, other = groups, "a layer none of its {} heads", ""
+    if queries > 1 and within:
+        count, what = queries, "a group none of its {} query heads"
+    elif queries > 1:
+        what = "a layer none of its {} groups of heads that share keys and values"
+        other = ", or set shared_heads to queries" if dropped(ratio, queries) < queries else ""
+    if dropped(ratio, count) < count:
         return []
-    what = "heads" if groups == layout.heads else "groups of heads that share keys and values"
     return [
         Problem(
             "heads",
-            f"{ratio:g} leaves a layer none of its {groups} {what}",
-            f"below {(groups - 0.5) / groups:.3g}" if groups > 1 else "below 0.5, which drops nothing",
-            "Lower the ratio of heads.",
+            f"{ratio:g} leaves {what.format(count)}",
+            f"below {(count - 0.5) / count:.3g}" if count > 1 else "below 0.5, which drops nothing",
+            f"Lower the ratio of heads{other}.",
         )
     ]
 

@@ -20,7 +20,7 @@ class Scores:
     """How much each part matters; higher is kept longer. NaN and infinities count as 0, as in the paper's code."""
 
     heads: tuple[Values, ...] | None = None
-    """Per layer `[groups]`; None where no heads are pruned."""
+    """Per layer `[groups]`, or `[groups, query heads]` where as many go of each group; None where no heads do."""
     units: tuple[Values, ...] | None = None
     """Per layer `[FFN width]`; None where no units are pruned."""
     modules: Mapping[str, float] = field(default_factory=dict)
@@ -34,27 +34,29 @@ class Decision:
     """What stays of the backbone and of the PEFT modules; indices are of the unpruned model, ascending."""
 
     heads: tuple[tuple[int, ...], ...] | None
-    """Per layer the groups of heads that stay; None keeps all."""
+    """Per layer the groups of heads that stay, or with `within` the query heads; None keeps all."""
     units: tuple[tuple[int, ...], ...] | None
     """Per layer the FFN units that stay; None keeps all."""
     ranks: Mapping[str, tuple[int, ...]]
     """By key of each surviving site the ranks that stay, at least one."""
     spared: int = 0
     """FFN units that a global count would have dropped, and that stay as the last of their layer."""
+    within: bool = False
+    """Whether query heads went, as many of each group, and no keys and values."""
 
 
 def decide(scores: Scores, settings: Mapping[str, Setting]) -> Decision:
     """Prune by the ratios `heads`, `ffn`, `modules` and `ranks` of the settings; Light-PEFT, table of the pruning step.
 
-    Heads per layer; FFN units over all layers together or per layer (`ffn_scope`), of which every layer keeps one;
-    modules over all of them; ranks over all of the surviving modules, of which one without ranks is left out. One
-    module and one rank stay in any case: few modules times a high ratio may round to none. Among equal scores the
-    lower index goes first, and then the lower layer, so that equal layers lose equally.
+    Heads per layer, query heads per group; FFN units over all layers together or per layer (`ffn_scope`), of which
+    every layer keeps one; modules over all of them; ranks over all of the surviving modules, of which one without ranks
+    is left out. One module and one rank stay in any case: few modules times a high ratio may round to none. Among equal
+    scores the lower index goes first, and then the lower layer, so that equal layers lose equally.
     """
     heads = units = None
     spared = 0
     if scores.heads is not None:
-        heads = tuple(_kept_alone(one, float(settings["heads"])) for one in scores.heads)
+        heads = tuple(_kept_heads(one, float(settings["heads"])) for one in scores.heads)
     if scores.units is not None:
         if settings["ffn_scope"] == "layer":
             units = tuple(_kept_alone(one, float(settings["ffn"])) for one in scores.units)
@@ -65,7 +67,15 @@ def decide(scores: Scores, settings: Mapping[str, Setting]) -> Decision:
     survivors = [keys[index] for index in _kept_alone(values, float(settings["modules"]))]
     ranks, _ = _kept_together([scores.ranks[key] for key in survivors], float(settings["ranks"]), at_least=0)
     kept = {key: indices for key, indices in zip(survivors, ranks, strict=True) if indices}
-    return Decision(heads, units, kept, spared)
+    within = scores.heads is not None and any(one.ndim == 2 for one in scores.heads)
+    return Decision(heads, units, kept, spared, within)
+
+
+def _kept_heads(scores: Values, ratio: float) -> tuple[int, ...]:
+    if scores.ndim == 1:
+        return _kept_alone(scores, ratio)
+    queries = scores.shape[1]
+    return tuple(group * queries + query for group, row in enumerate(scores) for query in _kept_alone(row, ratio))
 
 
 def _kept_alone(scores: Any, ratio: float) -> tuple[int, ...]:

@@ -57,12 +57,14 @@ def wiring_of(
     problems = next(one for one in ALL if one.facts.name == pruning.criterion).problems(candidate, layout)
     if problems:
         raise UserError(*problems)
-    keep = layout.kv_heads - dropped(float(pruning.settings["heads"]), layout.kv_heads)
-    if keep == layout.kv_heads:
+    queries, within = layout.heads // layout.kv_heads, pruning.settings["shared_heads"] == "queries"
+    count = queries if within and queries > 1 else layout.kv_heads
+    keep = count - dropped(float(pruning.settings["heads"]), count)
+    if keep == count:
         return Wiring()
     rows = {name: tensor[:PROBE_ROWS] for name, tensor in batch.items() if name != "labels"}
     with autocast():
-        return find_wiring(model, layout, rows, keep)
+        return find_wiring(model, layout, rows, keep, within=within)
 
 
 def apply(untouched: Untouched, inserted: Inserted, pruned: Pruned) -> int:
@@ -140,9 +142,10 @@ class Estimation:
             self._importance.load(state["importance"])
 
     def _scores(self) -> Scores:
+        within = self._pruning.settings["shared_heads"] == "queries"
         if self._importance is not None:
-            return scores.light_peft(self._masks, self._importance, self._layout)
-        which = {"heads": self._heads, "units": self._units}
+            return scores.light_peft(self._masks, self._importance, self._layout, within=within)
+        which = {"heads": self._heads, "units": self._units, "within": within}
         if self._pruning.criterion == "random":
             return scores.random(self._sites, self._layout, self._seed, **which)
         return scores.magnitude(self._inserted.base, self._live, self._layout, self._wiring, **which)

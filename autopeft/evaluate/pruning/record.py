@@ -16,7 +16,9 @@ FOLDED = "folded_masks."
 
 
 def to_record(pruned: Pruned) -> dict[str, Any]:
-    """JSON: per layer the groups of heads and the FFN units that stay, and the ranks of each module that stays.
+    """JSON: per layer the heads and the FFN units that stay, and the ranks of each module that stays.
+
+    Heads are groups, or query heads where it says `within`.
 
     Indices are of the unpruned model, written as runs: `0-3,5`.
     """
@@ -26,6 +28,7 @@ def to_record(pruned: Pruned) -> dict[str, Any]:
         "ffn": decision.units and [_runs(kept) for kept in decision.units],
         "ranks": {key: _runs(kept) for key, kept in decision.ranks.items()},
         "spared_ffn": decision.spared,
+        "within": decision.within,
         "wiring": pruned.wiring.model_dump(mode="json"),
     }
 
@@ -49,6 +52,7 @@ def from_record(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) 
             units=None if units is None else tuple(_indices(text) for text in units),
             ranks={key: _indices(text) for key, text in record["ranks"].items()},
             spared=int(record["spared_ffn"]),
+            within=bool(record.get("within", False)),
         ),
         Wiring.model_validate(record["wiring"]),
         Folded(_of("heads", tensors), _of("ffn", tensors)),

@@ -17,45 +17,59 @@ from autopeft.evaluate.pruning.shape import FFN_INTO, Site, ffn_units, head_shap
 from autopeft.evaluate.pruning.wiring import Wiring, projection_rows
 
 
-def light_peft(masks: Masks, importance: Importance, layout: ModelLayout) -> Scores:
-    """|mask| of units, its sum over the heads of a group, and the importance of modules and ranks.
+def light_peft(masks: Masks, importance: Importance, layout: ModelLayout, *, within: bool = False) -> Scores:
+    """|mask| of units, of query heads or summed over those of a group, and the importance of modules and ranks.
 
     The paper's code ranks by the signed value; a mask that went below zero matters as much as its size, so the absolute
     value is taken here. At its learning rate and length the two are the same: no mask gets near zero.
     """
     heads, groups = masks.heads or None, layout.kv_heads
+    each = heads and tuple(_sizes(mask).reshape(groups, -1) for mask in _in_order(heads))
     return Scores(
-        heads=heads and tuple(_sizes(mask).reshape(groups, -1).sum(axis=1) for mask in _in_order(heads)),
+        heads=each and tuple(one if within and one.shape[1] > 1 else one.sum(axis=1) for one in each),
         units=(masks.units or None) and tuple(_sizes(mask) for mask in _in_order(masks.units)),
         modules=importance.modules(),
         ranks={key: found.numpy() for key, found in importance.ranks().items()},
     )
 
 
-def random(sites: Sequence[Site], layout: ModelLayout, seed: int, *, heads: bool, units: bool) -> Scores:
+def random(
+    sites: Sequence[Site], layout: ModelLayout, seed: int, *, heads: bool, units: bool, within: bool = False
+) -> Scores:
     """Independent uniform numbers, a function of `seed` and of nothing else."""
     draw = np.random.default_rng([seed, 0x70727E])  # another stream than the batches' order
 
     def per_layer(count: int) -> Values:
         return draw.random(count)
 
-    of_heads = tuple(per_layer(layout.kv_heads) for _ in layout.layers) if heads else None
+    queries = layout.heads // layout.kv_heads
+    shape = (layout.kv_heads, queries) if within and queries > 1 else (layout.kv_heads,)
+    of_heads = tuple(draw.random(shape) for _ in layout.layers) if heads else None
     of_units = tuple(per_layer(ffn_units(layer) or 0) for layer in layout.layers) if units else None
     modules = {site.key: float(draw.random()) for site in sites}
     return Scores(of_heads, of_units, modules, {site.key: draw.random(site.ranks) for site in sites})
 
 
 def magnitude(
-    model: Any, live: Mapping[str, LiveSite], layout: ModelLayout, wiring: Wiring, *, heads: bool, units: bool
+    model: Any,
+    live: Mapping[str, LiveSite],
+    layout: ModelLayout,
+    wiring: Wiring,
+    *,
+    heads: bool,
+    units: bool,
+    within: bool = False,
 ) -> Scores:
-    """Norms of the frozen weights of each group of heads and each unit, biases excluded, and of the PEFT updates.
+    """Norms of the frozen weights of each group (or query head) and each unit, without biases, and of the PEFT updates.
 
     A rank counts with the norm of its own product, `scale * |down_j| |up_j|`, a module with that of the whole,
     `scale * |up down|`: the size of the two matrices alone says nothing, as one of them starts at zero.
     """
     with torch.no_grad():
         return Scores(
-            heads=tuple(_head_norms(model, layer, layout, wiring) for layer in layout.layers) if heads else None,
+            heads=tuple(_head_norms(model, layer, layout, wiring, within) for layer in layout.layers)
+            if heads
+            else None,
             units=tuple(_unit_norms(model, layer) for layer in layout.layers) if units else None,
             modules={key: float(one.scale * _product_norm(one)) for key, one in live.items()},
             ranks={key: _rank_norms(one) for key, one in live.items()},
@@ -81,19 +95,20 @@ def _squares(model: Any, layer: LayerLayout, role: Role, of_outputs: bool) -> to
     return squares
 
 
-def _head_norms(model: Any, layer: LayerLayout, layout: ModelLayout, wiring: Wiring) -> Values:
-    shape = head_shape(layer, layout)
+def _head_norms(model: Any, layer: LayerLayout, layout: ModelLayout, wiring: Wiring, within: bool) -> Values:
+    shape = head_shape(layer, layout, within)
     assert shape is not None
-    total = np.zeros(shape.groups)
-    for role in (*projection_rows(shape, [0], wiring), Role.ATTENTION_OUTPUT):
+    total = np.zeros(shape.parts)
+    nothing = projection_rows(shape, [], wiring)  # keys and values that stay whatever goes
+    for role in (*nothing, Role.ATTENTION_OUTPUT):
         found = _squares(model, layer, role, of_outputs=role is not Role.ATTENTION_OUTPUT)
         if found is None:
             continue
         squares = found.cpu().numpy()
-        for group in range(shape.groups):
-            rows = {**projection_rows(shape, [group], wiring), Role.ATTENTION_OUTPUT: shape.query_rows([group])}
-            total[group] += squares[rows[role]].sum()
-    return np.sqrt(total)
+        for part in range(shape.parts):
+            rows = {**projection_rows(shape, [part], wiring), Role.ATTENTION_OUTPUT: shape.query_rows([part])}
+            total[part] += squares[sorted(set(rows[role]) - set(nothing.get(role, ())))].sum()
+    return np.sqrt(total).reshape((shape.groups, -1) if shape.within else -1)
 
 
 def _unit_norms(model: Any, layer: LayerLayout) -> Values:

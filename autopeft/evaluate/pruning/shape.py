@@ -29,27 +29,43 @@ def dropped(ratio: float, count: int) -> int:
 class HeadShape:
     """The heads of one layer; a group is the query heads that share one head of keys and values.
 
-    Heads are pruned by whole groups. Within a group the keys and values are shared, so that a query head alone frees
-    only its own part; and kernels want the same number of query heads in every group.
+    Either whole groups go, or query heads, and then as many of each group, because kernels want the same number in
+    every one; their keys and values stay. `kept` are groups or query heads, ascending.
     """
 
     groups: int
     queries: int
     """Query heads per group; 1 in plain multi-head attention."""
     head_dim: int
+    within: bool = False
+    """Whether query heads go, of which a group has more than one."""
+
+    @property
+    def parts(self) -> int:
+        """How many there are of what may go."""
+        return self.groups * self.queries if self.within else self.groups
+
+    def count(self, kept: Sequence[int]) -> int:
+        """What the attention has to count anew: its groups, or the query heads of each."""
+        return len(kept) // self.groups if self.within else len(kept)
 
     def query_rows(self, kept: Sequence[int]) -> list[int]:
-        """Outputs of the query projection, and inputs of the attention's output projection, of these groups."""
-        return _runs(kept, self.queries * self.head_dim)
+        """Outputs of the query projection, and inputs of the attention's output projection, that stay."""
+        return _runs(kept, self.head_dim if self.within else self.queries * self.head_dim)
 
     def kv_rows(self, kept: Sequence[int]) -> list[int]:
-        """Outputs of the key or of the value projection of these groups."""
-        return _runs(kept, self.head_dim)
+        """Outputs of the key or of the value projection that stay."""
+        return _runs(range(self.groups) if self.within else kept, self.head_dim)
 
     def fused_rows(self, kept: Sequence[int], order: str) -> list[int]:
         """Outputs of one projection for all three; `order` is `BLOCKS` or `GROUPS`."""
+        each = self.queries + 2
+        if order == GROUPS and self.within:
+            heads = [head // self.queries * each + head % self.queries for head in kept]
+            keys = [group * each + place for group in range(self.groups) for place in (each - 2, each - 1)]
+            return _runs(sorted([*heads, *keys]), self.head_dim)
         if order == GROUPS:
-            return _runs(kept, (self.queries + 2) * self.head_dim)
+            return _runs(kept, each * self.head_dim)
         of_queries = self.groups * self.queries * self.head_dim
         of_keys = self.groups * self.head_dim
         keys = self.kv_rows(kept)
@@ -64,8 +80,11 @@ def _runs(kept: Iterable[int], length: int) -> list[int]:
     return [row for one in kept for row in range(one * length, (one + 1) * length)]
 
 
-def head_shape(layer: LayerLayout, layout: ModelLayout) -> HeadShape | None:
-    """The heads of a layer; None where its projections do not have the widths that heads and groups would have."""
+def head_shape(layer: LayerLayout, layout: ModelLayout, within: bool = False) -> HeadShape | None:
+    """The heads of a layer; None where its projections do not have the widths that heads and groups would have.
+
+    `within` asks for query heads to go where groups have several; a group of one goes whole in any case.
+    """
     output = layer.module(Role.ATTENTION_OUTPUT)
     groups, dim = layout.kv_heads, layout.head_dim
     if output is None or groups < 1 or dim < 1 or layout.heads % groups:
@@ -79,7 +98,8 @@ def head_shape(layer: LayerLayout, layout: ModelLayout) -> HeadShape | None:
         fits = fused is not None and fused.out_features == sum(widths)
     if not fits or output.in_features != widths[0]:
         return None
-    return HeadShape(groups, layout.heads // groups, dim)
+    queries = layout.heads // groups
+    return HeadShape(groups, queries, dim, within and queries > 1)
 
 
 def ffn_units(layer: LayerLayout) -> int | None:

@@ -105,13 +105,14 @@ class _Surgery:
     def heads(self, layer: LayerLayout) -> None:
         if self._pruned.decision.heads is None:
             return
-        shape, kept = _known(head_shape(layer, self._layout)), self._pruned.decision.heads[layer.index]
-        if len(kept) == shape.groups:
+        shape = _known(head_shape(layer, self._layout, self._pruned.decision.within))
+        kept = self._pruned.decision.heads[layer.index]
+        if len(kept) == shape.parts:
             return
         for role, rows in projection_rows(shape, kept, self._pruned.wiring).items():
             self._outputs(layer, role, rows)
         self._inputs(layer, Role.ATTENTION_OUTPUT, shape.query_rows(kept))
-        set_counts(self._model.get_submodule(layer.attention), len(kept), self._pruned.wiring)
+        set_counts(self._model.get_submodule(layer.attention), shape.count(kept), self._pruned.wiring)
 
     def units(self, layer: LayerLayout) -> None:
         if self._pruned.decision.units is None:

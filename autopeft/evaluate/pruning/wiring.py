@@ -20,6 +20,8 @@ from autopeft.evaluate.pruning.shape import BLOCKS, GROUPS, HeadShape, head_shap
 
 _COUNT = re.compile(r"head", re.IGNORECASE)
 _NO_COUNT = re.compile(r"dim|size|group|scal", re.IGNORECASE)
+_PER_GROUP = re.compile(r"group|rep", re.IGNORECASE)
+"""`num_key_value_groups` and `n_rep`: how often keys and values are repeated."""
 _TOLERANCE = 1e-4
 """Largest difference to the masked block, relative to its largest value, in float32; seen: 1e-6."""
 
@@ -30,42 +32,48 @@ class Wiring(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     per_group: dict[str, int] = {}
-    """Attributes that grow with the number of groups, and by how much per group."""
+    """Attributes that grow with the number of groups, and by how much per group; where query heads go, with the number
+    of those that each group has."""
     fused: str = BLOCKS
     """Order of the outputs of one projection for queries, keys and values."""
 
 
 def prune_heads(block: Any, layer: LayerLayout, shape: HeadShape, kept: list[int], wiring: Wiring) -> None:
-    """Leave these groups of heads in a plain block, in place; `block` is at `layer.path`."""
+    """Leave these heads in a plain block, in place; `block` is at `layer.path`."""
     _each_matrix(block, layer, shape, kept, wiring)
-    set_counts(block.get_submodule(_below(layer, layer.attention)), len(kept), wiring)
+    set_counts(block.get_submodule(_below(layer, layer.attention)), shape.count(kept), wiring)
 
 
-def set_counts(attention: Any, groups: int, wiring: Wiring) -> None:
-    """Tell the attention module how many groups of heads it has."""
+def set_counts(attention: Any, count: int, wiring: Wiring) -> None:
+    """Tell the attention module how many heads it has (`HeadShape.count`)."""
     for name, each in wiring.per_group.items():
-        setattr(attention, name, groups * each)
+        setattr(attention, name, count * each)
 
 
-def find_wiring(model: Any, layout: ModelLayout, inputs: Mapping[str, torch.Tensor], keep: int) -> Wiring:
+def find_wiring(
+    model: Any, layout: ModelLayout, inputs: Mapping[str, torch.Tensor], keep: int, *, within: bool = False
+) -> Wiring:
     """Try the ways in which attributes may count heads until a pruned copy of the first block equals a masked one.
 
     Args:
         model: Untouched, as `AutoModelFor…` returned it.
         layout: Of the model.
         inputs: Of its forward pass, a few rows; without labels.
-        keep: Groups of heads that the pruned layers will have.
+        keep: Groups of heads that the pruned layers will have, or query heads of each group.
+        within: Whether query heads go.
 
     Raises:
         UserError: where no way gives the same output.
     """
     layer = layout.layers[0]
-    shape = head_shape(layer, layout)
+    shape = head_shape(layer, layout, within)
     assert shape is not None  # the rules refuse anything else
-    assert 1 <= keep < shape.groups
+    assert 1 <= keep < (shape.queries if shape.within else shape.groups)
     arguments, named = _call_of(model, layer, inputs)
-    # The first groups go: were the last ones dropped, an offset left as it was could pass unnoticed.
+    # The first ones go: were the last ones dropped, an offset left as it was could pass unnoticed.
     kept = list(range(shape.groups - keep, shape.groups))
+    if shape.within:
+        kept = [head for head in range(shape.parts) if head % shape.queries >= shape.queries - keep]
     block = copy.deepcopy(model.get_submodule(layer.path)).float().eval()
     expected = _masked(block, layer, shape, kept, arguments, named)
     for wiring in _hypotheses(model, layout, shape):
@@ -89,14 +97,9 @@ def find_wiring(model: Any, layout: ModelLayout, inputs: Mapping[str, torch.Tens
 
 
 def projection_rows(shape: HeadShape, kept: Sequence[int], wiring: Wiring) -> dict[Role, list[int]]:
-    """The outputs of each projection that belong to these groups of heads."""
-    of_keys = shape.kv_rows(kept)
-    return {
-        Role.QUERY: shape.query_rows(kept),
-        Role.KEY: of_keys,
-        Role.VALUE: of_keys,
-        Role.QKV: shape.fused_rows(kept, wiring.fused),
-    }
+    """The outputs of each projection that stay with these heads; of those that lose some."""
+    found = {Role.QUERY: shape.query_rows(kept), Role.QKV: shape.fused_rows(kept, wiring.fused)}
+    return found if shape.within else {**found, Role.KEY: shape.kv_rows(kept), Role.VALUE: shape.kv_rows(kept)}
 
 
 def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -109,18 +112,22 @@ def _hypotheses(model: Any, layout: ModelLayout, shape: HeadShape) -> Iterator[W
     Only numbers that all layers' attention modules have alike: the index of a layer is no number of heads.
     """
     attentions = [vars(model.get_submodule(layer.attention)) for layer in layout.layers]
+    count, others = (shape.queries, shape.groups) if shape.within else (shape.groups, shape.queries)
     per_group: dict[str, int] = {}
     for name, value in attentions[0].items():
         if type(value) is not int or any(one.get(name) != value for one in attentions):
             continue
-        counts = _COUNT.search(name) and not _NO_COUNT.search(name)
-        if counts and value == shape.groups * shape.queries:
-            per_group[name] = shape.queries
-        elif counts and value == shape.groups:
+        if shape.within and value == count and _PER_GROUP.search(name):
             per_group[name] = 1
-        elif value == shape.groups * shape.queries * shape.head_dim and value != shape.head_dim:
-            per_group[name] = shape.queries * shape.head_dim
-        elif value == shape.groups * shape.head_dim and value != shape.head_dim:
+            continue
+        counts = _COUNT.search(name) and not _NO_COUNT.search(name)
+        if counts and value == count * others:
+            per_group[name] = others
+        elif counts and value == count:
+            per_group[name] = 1
+        elif value == count * others * shape.head_dim and value != shape.head_dim:
+            per_group[name] = others * shape.head_dim
+        elif value == count * shape.head_dim and value != shape.head_dim:
             per_group[name] = shape.head_dim
     orders = (BLOCKS, GROUPS) if layout.layers[0].module(Role.QKV) is not None else (BLOCKS,)
     names = list(per_group)
