@@ -27,6 +27,7 @@ from autopeft.evaluate.memory.elsewhere import open_elsewhere
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
+from autopeft.evaluate.train import planned_steps
 from autopeft.search import SAMPLERS
 from autopeft.spaces.binding import BoundSpace, bind
 from autopeft.spaces.file import SearchSpaceFile
@@ -131,6 +132,7 @@ def make_plan(spec: SearchSpec, space_from: Path | None = None) -> Plan:
     space = (
         problems.of(lambda: bind(space_file, inspection.layout, METHODS, POLICIES, CRITERIA)) if space_file else None
     )
+    problems.add(*_step_problems(spec, inspection, space))
     objectives = tuple(one for one in named if one) or default_objectives(inspection.task)
     elsewhere = problems.of(lambda: _elsewhere(spec, inspection))
     if spec.predict_for is not None and ELSEWHERE not in spec.objectives:
@@ -261,6 +263,23 @@ def _memory_problems(spec: SearchSpec, inspection: Inspection) -> list[Problem]:
             f"{int(spec.max_memory) / 2**20:.0f} MiB is less than the base model alone needs",
             f"more than {base / 2**20:.0f} MiB",
             "Raise --max-memory or choose a smaller --model.",
+        )
+    ]
+
+
+def _step_problems(spec: SearchSpec, inspection: Inspection, space: BoundSpace | None) -> list[Problem]:
+    """A training of one step, where candidates may prune: nothing would be left of it after the estimation."""
+    batches = -(-inspection.task.rows["train"] // spec.training.batch_size)
+    if space is None or space.pruning is None or not space.pruning.kinds:
+        return []
+    if planned_steps(spec.training, batches) > 1:
+        return []
+    return [
+        Problem(
+            "training",
+            "a trial has one optimiser step, and candidates that prune need one to estimate and one to train",
+            "2 steps or more",
+            "Raise --steps or --epochs, or search a space without pruning.",
         )
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,21 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+from autopeft.domain.candidate import Pruning
 from autopeft.domain.measurements import MemorySource
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import FailureReason, Outcome, TrialStatus
+from autopeft.evaluate.artefact import RECORD
 from autopeft.evaluate.insertion import insert
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.peaks import AllocatorMeter, TrackedMeter
 from autopeft.evaluate.pipeline import TorchEvaluator, open_evaluator
+from autopeft.evaluate.pruning.criteria import DEFAULTS
 from autopeft.evaluate.untouched import Untouched
+from tests.unit import evaluate_trials
 from tests.unit.evaluate_models import candidate_of, save_model, write_data
+from tests.unit.policy_runs import policy_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
@@ -186,3 +192,20 @@ def test_a_peak_above_the_limit_is_infeasible(tmp_path: Path) -> None:
     assert outcome.failure.reason is FailureReason.OVER_LIMIT
     assert outcome.failure.violation is not None
     assert outcome.failure.violation > 0
+
+
+def test_what_a_seed_draws_is_the_same_on_the_gpu(tmp_path: Path) -> None:
+    spec = evaluate_trials.spec_of(tmp_path, training={"steps": 12})
+    found = []
+    for number, device in enumerate(("cpu", "cuda")):
+        evaluator = open_evaluator(spec.model_dump(mode="json"), device=device)
+        task = evaluate_trials.task_of(evaluator, tmp_path, number, dropout=0.0)
+        pruning = Pruning(criterion="random", settings={**DEFAULTS, "heads": 0.5, "modules": 0.3})
+        policy = policy_of("ist", interval=2, trained=0.34)
+        candidate = task.candidate.model_copy(update={"pruning": pruning, "policy": policy})
+        outcome, _ = evaluate_trials.run(evaluator, task.model_copy(update={"candidate": candidate}))
+        assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+        assert outcome.measurements is not None
+        pruned = json.loads((tmp_path / f"artefact-{number}" / RECORD).read_text())["pruning"]
+        found.append((pruned, [step for step, _ in outcome.measurements.layer_scores]))
+    assert found[0] == found[1]

@@ -246,3 +246,9 @@ def test_several_mistakes_are_shown_together(refused, data):
 def test_nothing_is_written_when_something_is_wrong(refused, tmp_path):
     refused(["search", "--space", "lroa"])
     assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
+
+
+def test_too_few_steps_to_estimate_and_to_train(refused, data):
+    few = ["search", *data(), "--space", "light-peft", "--epochs", "1", "--batch-size", "8", "--budget", "1"]
+    refused(few, "one optimiser step", "2 steps or more", "--epochs")
+    refused(["search", *data(), "--space", "light-peft", "--steps", "1", "--budget", "1"], "one optimiser step")

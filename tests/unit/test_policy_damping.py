@@ -8,11 +8,16 @@ import pytest
 import torch
 
 from autopeft.domain.candidate import Candidate
+from autopeft.domain.errors import UserError
+from autopeft.domain.layout import ModelLayout
 from autopeft.evaluate.insertion import insert
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.methods import METHODS, Calibration
+from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.policies.damping import Damping
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
+from autopeft.spaces import bind
+from autopeft.spaces.file import SearchSpaceFile
 from tests.unit.evaluate_models import batch
 from tests.unit.policy_runs import insertion_of, model_of, policy_of, training
 
@@ -26,6 +31,41 @@ def test_lora_and_its_relatives_that_leave_the_base_alone_and_our_adapters_can_b
         *("lora", "rslora", "dora", "mica", "bd-lora", "velora", "monteclora", "eva", "lora-plus", "lora-fa"),
         *("serial", "parallel"),
     }
+
+
+def bound(method: str, layout: ModelLayout, policy: str) -> None:
+    written = {
+        "name": "mine",
+        "summary": "s",
+        "parameters": {"rate": {"kind": "choice", "values": [1e-3, 1e-2]}},
+        "candidate": {"insertions": [{"method": method}], "policy": {"name": policy}, "learning_rate": "$rate"},
+    }
+    bind(SearchSpaceFile.model_validate(written), layout, METHODS, POLICIES, {})
+
+
+def test_whatever_cannot_be_damped_is_refused_with_ist_when_a_space_is_bound_and_the_rest_is_taken() -> None:
+    layout = inspect_layout(model_of("bert", 3, hidden_size=64, intermediate_size=128))
+    taken, refused, misfits = [], [], []
+    for method in METHODS:
+        try:
+            bound(method, layout, "all")
+        except UserError:
+            misfits.append(method)
+            continue
+        try:
+            bound(method, layout, "ist")
+            taken.append(method)
+        except UserError as error:
+            (problem,) = error.problems
+            assert problem.found.startswith(f"{method} "), problem
+            assert problem.allowed, problem
+            assert ("no output scale" in problem.found) == ("dora" in problem.allowed.split(", ")), problem
+            assert problem.next_step
+            refused.append(method)
+    # LoRA-FA has a scale, but its optimiser needs the gradients of every layer.
+    assert set(taken) == set(SCALES) - set(misfits) - {"lora-fa"}
+    assert {"prefix", "prompt-tuning", "ia3", "full", "adalora"} <= set(refused)
+    assert len(misfits) < len(METHODS) / 5, misfits
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])

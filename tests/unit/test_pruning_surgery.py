@@ -114,9 +114,9 @@ def test_attention_with_a_bias_per_head_is_refused_and_not_guessed_at() -> None:
     assert Bed("", ("lora",), model=model, heads=0.0).estimation.prune() > 0
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *MORE_KINDS])
-def test_masks_of_one_change_no_bit(kind: str) -> None:
-    bed = Bed(kind, ("lora", "parallel"))
+@pytest.mark.parametrize(("kind", "methods"), CASES, ids=case_name)
+def test_masks_of_one_change_no_bit(kind: str, methods: tuple[str, ...]) -> None:
+    bed = Bed(kind, methods)
     bed.randomise()
     with_masks = bed.logits()
     assert sum(mask.values.numel() for mask in bed.masks.heads.values()) == 3 * bed.layout.heads
@@ -153,23 +153,34 @@ def test_dropped_modules_and_ranks_say_nothing_any_more_and_the_rest_says_the_sa
     assert scales == {key: live.scale for key, live in again.live.items() if key in kept}, "of the original rank"
 
 
-def test_a_module_that_is_left_with_no_rank_disappears_from_the_model() -> None:
-    bed = Bed("bert", ("lora",), heads=0.0, ffn=0.0, modules=0.0, ranks=0.5)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_is_left_with_no_rank_disappears_from_the_model(kind: str, method: str) -> None:
+    model = toy(kind)
+    before, names = state_of(model), [name for name, _ in model.named_parameters()]
+    bed = Bed(kind, (method,), heads=0.0, ffn=0.0, modules=0.0, ranks=0.5, model=model)
     bed.randomise()
     victim = bed.sites[0]
     with torch.no_grad():
-        bed.live[victim.key].up.weight.zero_()
-        bed.live[victim.key].down.weight.zero_()
+        for part in (bed.live[victim.key].down, bed.live[victim.key].up):
+            for parameter in part.parameters():
+                parameter.zero_()
     bed.train(4, learning_rate=0.0)
+    with_all = bed.logits()
     bed.estimation.prune()
-    assert victim.key not in bed.inserted.pruned.decision.ranks
-    assert victim.path not in bed.inserted.module_names
-    assert type(bed.model.get_submodule(victim.path)) is torch.nn.Linear
-    names = [name.removeprefix(victim.path) for name, _ in bed.model.named_parameters() if victim.path in name]
-    assert names == [".weight", ".bias"]
+    kept = bed.inserted.pruned.decision.ranks
+    assert victim.key not in kept
+    assert {site.path for site in bed.sites if site.key in kept} == set(bed.inserted.module_names)
+    assert type(bed.model.get_submodule(victim.path)) is before["types"][victim.path]
+    assert not torch.equal(bed.logits(), with_all), "others lost ranks"
+    # Nothing of the module is left, neither parameters nor hooks: without the others the model is the base alone.
+    for key in list(kept):
+        bed.live[key].remove()
+    assert [name for name, _ in model.named_parameters()] == names
+    assert state_of(model)["hooks"] == before["hooks"]
 
 
-@pytest.mark.parametrize("methods", [("lora",), ("serial",), ("lora", "parallel")], ids=case_name)
+@pytest.mark.parametrize("methods", [*((method,) for method in METHODS), ("lora", "parallel")], ids=case_name)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ratios_of_nothing_change_nothing(kind: str, methods: tuple[str, ...]) -> None:
     bed = Bed(kind, methods, heads=0.0, ffn=0.0, modules=0.0, ranks=0.0)
@@ -181,12 +192,19 @@ def test_ratios_of_nothing_change_nothing(kind: str, methods: tuple[str, ...]) -
     assert len(bed.inserted.pruned.decision.ranks) == len(bed.sites)
 
 
-@pytest.mark.parametrize("when", ["estimating", "pruned", "trained"])
+@pytest.mark.parametrize(
+    ("when", "methods"),
+    [
+        *((when, ("lora", "serial", "parallel")) for when in ("estimating", "pruned", "trained")),
+        *(("trained", (method,)) for method in METHODS),
+    ],
+    ids=case_name,
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_shared_base_is_bit_for_bit_what_it_was(kind: str, when: str) -> None:
+def test_the_shared_base_is_bit_for_bit_what_it_was(kind: str, when: str, methods: tuple[str, ...]) -> None:
     model = toy(kind)
     before = state_of(model)
-    bed = Bed(kind, ("lora", "serial", "parallel"), masks="fold", model=model)
+    bed = Bed(kind, methods, masks="fold", model=model)
     bed.train(3)
     if when != "estimating":
         copied = bed.estimation.prune()
@@ -201,7 +219,13 @@ def test_the_shared_base_is_bit_for_bit_what_it_was(kind: str, when: str) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("methods", "masks"),
-    [(("lora",), "discard"), (("lora",), "fold"), (("serial",), "discard"), (("rslora", "parallel"), "fold")],
+    [
+        (("lora",), "discard"),
+        (("lora",), "fold"),
+        (("serial",), "discard"),
+        (("parallel",), "discard"),
+        (("rslora", "parallel"), "fold"),
+    ],
     ids=case_name,
 )
 def test_a_pruned_winner_says_the_same_on_a_fresh_model(

@@ -83,7 +83,7 @@ def test_a_trial_measures_its_phases_apart(shared: TorchEvaluator, tmp_path: Pat
     assert found.total_parameters is not None
     assert found.total_parameters > layout.parameters > found.kept_parameters
     assert len(found.inserted_modules) == len(decision.ranks) <= 9
-    for seconds in (found.estimation_s, found.pruning_s):
+    for seconds in (found.estimation_s, found.pruning_s, found.latency_s):
         assert seconds is not None
         assert 0 < seconds < outcome.seconds
     assert found.train_s is not None
