@@ -10,6 +10,7 @@ import torch
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.memory import Prediction
+from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import SearchSpec
 from autopeft.evaluate.arithmetic import arithmetic_dtype, batch_load
 from autopeft.evaluate.base_model import BaseModel, build_on_meta
@@ -17,22 +18,24 @@ from autopeft.evaluate.data.batches import Batch, plan
 from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import choose_device
 from autopeft.evaluate.insertion import Inserted
-from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.bare import bare_model, in_few_bits
+from autopeft.evaluate.memory.course import earlier
 from autopeft.evaluate.memory.kinds import Pattern
 from autopeft.evaluate.memory.predictor import StepPredictor, prediction_of
-from autopeft.evaluate.memory.quantised import hold_in_few_bits
 from autopeft.evaluate.memory.rehearsal import patterns
 from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.step import Timeline
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.pruning import scores
 from autopeft.evaluate.pruning.decision import decide
 from autopeft.evaluate.pruning.phase import Estimation, apply, estimation_steps
 from autopeft.evaluate.pruning.shape import sites
 from autopeft.evaluate.pruning.surgery import Folded, Pruned
-from autopeft.evaluate.quantisation import kept_whole, norms_in_float32
 from autopeft.evaluate.tasks import make_task
 from autopeft.evaluate.train import planned_steps
 from autopeft.evaluate.untouched import Untouched
+
+ASSUMED_STEPS = 100
 
 
 class Forecast:
@@ -53,6 +56,16 @@ class Forecast:
         return self._model.layout
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights."""
+        return self._model.dtype
+
+    @property
+    def attention(self) -> str:
+        """Transformers' name of the attention's implementation."""
+        return self._model.attention
+
+    @property
     def traces(self) -> int:
         """How many models were traced so far."""
         return self._predictor.traces
@@ -63,6 +76,32 @@ class Forecast:
         A method may defy tracing without weights; `why_not` then says how.
         """
         return self._quietly(candidate.digest, lambda: self._predicted(candidate))
+
+    def traced(self, candidate: Candidate, workspace: int) -> Prediction:
+        """The same from a trace of the whole model, with what CUDA's caching allocator would hold; slower.
+
+        Args:
+            candidate: What to put in.
+            workspace: Bytes that libraries hold in the allocator.
+
+        Raises:
+            As `MetaModel.timeline`.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = self._patterns(candidate)
+            if candidate.pruning is not None:
+                before, longest = (one._cut(candidate, found[0]) for one in (self.at(earlier(self.setup)), self))
+                return prediction_of(longest, workspace, before)
+            heaviest = max(found, key=lambda one: self._predictor.predict(candidate, one).train_peak_bytes)
+            before, longest = (
+                self._model.timeline(candidate, setup, None, heaviest) for setup in (earlier(self.setup), self.setup)
+            )
+            return prediction_of(longest, workspace, before)
+
+    def at(self, setup: Setup) -> Forecast:
+        """A forecast for the same model at another setup."""
+        return Forecast(self._model, setup, seed=self._seed, steps=self._steps)
 
     def why_not(self, candidate: Candidate) -> str:
         """Why there is no prediction; empty where there is one."""
@@ -99,17 +138,20 @@ class Forecast:
 
         return prediction_of(self._model.timeline(candidate, self.setup, changed=masked))
 
-    def _predicted(self, candidate: Candidate) -> Prediction:
+    def _patterns(self, candidate: Candidate) -> list[Pattern]:
         steps = self._steps
         if candidate.pruning is not None:
             steps -= estimation_steps(candidate.pruning, max(2, steps))
-        found = patterns(candidate, self.layout, self._seed, max(1, steps), self.setup.tokens)
+        return patterns(candidate, self.layout, self._seed, max(1, steps), self.setup.tokens)
+
+    def _predicted(self, candidate: Candidate) -> Prediction:
+        found = self._patterns(candidate)
         if candidate.pruning is not None:
             # Which of the heaviest steps it is hardly matters beside what was pruned, and each is a trace.
-            return self._pruned(candidate, found[0])
+            return prediction_of(self._cut(candidate, found[0]))
         return max((self._predictor.predict(candidate, one) for one in found), key=lambda one: one.train_peak_bytes)
 
-    def _pruned(self, candidate: Candidate, pattern: Pattern) -> Prediction:
+    def _cut(self, candidate: Candidate, pattern: Pattern) -> Timeline:
         """Of a draw: what scores will choose is not known, and how much is kept is the same."""
         pruning = candidate.pruning
         assert pruning is not None
@@ -121,7 +163,7 @@ class Forecast:
         def cut(untouched: Untouched, inserted: Inserted) -> None:
             apply(untouched, inserted, pruned)
 
-        return prediction_of(self._model.timeline(candidate, self.setup, None, pattern, cut))
+        return self._model.timeline(candidate, self.setup, None, pattern, cut)
 
 
 def largest_step(batches: Sequence[Batch], passes: int, seed: int) -> tuple[int, int, bool]:
@@ -129,6 +171,32 @@ def largest_step(batches: Sequence[Batch], passes: int, seed: int) -> tuple[int,
     largest = max(plan(batches, passes, seed), key=batch_load)
     rows, tokens = largest.inputs["input_ids"].shape
     return int(rows), int(tokens), largest.tokens < rows * tokens
+
+
+def forecast_at(
+    spec: SearchSpec, task: TaskInfo, rows: int, tokens: int | None, *, padded: bool = True, target: str = "cuda"
+) -> Forecast:
+    """The forecast of a search on rows that are not there: its model from a config, its largest batch as said.
+
+    Where `tokens` are not said, texts are as long as the spec and the model let them be. A training of unknown length
+    has `ASSUMED_STEPS` steps, on which only policies and prunings depend.
+
+    Raises:
+        UserError: where the model cannot be had or cannot do the task.
+    """
+    model, layout = bare_model(spec.model, task)
+    if tokens is None:
+        tokens = min(spec.data.max_tokens, layout.max_positions or spec.data.max_tokens)
+    setup = Setup(
+        rows=rows,
+        tokens=tokens,
+        padded=padded,
+        target="cuda" if target == "cuda" else "cpu",
+        lower=arithmetic_dtype(torch.device(target), next(model.parameters()).dtype),
+        clip=spec.training.clip_norm is not None,
+        checkpointing=spec.training.gradient_checkpointing,
+    )
+    return Forecast(MetaModel(model, layout), setup, seed=spec.seed, steps=spec.training.steps or ASSUMED_STEPS)
 
 
 def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseModel | None = None) -> Forecast:
@@ -148,10 +216,7 @@ def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseMod
 
 def forecast_of(spec: SearchSpec, data: DataSet, base: BaseModel, target: str | None = None) -> Forecast:
     """The forecast of a search whose rows and whose model on `meta` are there already; it keeps the model."""
-    if spec.model.load_in is not None:
-        hold_in_few_bits(base.model, spec.model.load_in, kept_whole(base.model, base.new_parameters))
-        norms_in_float32(base.model)
-    layout = inspect_layout(base.model, base.new_parameters)
+    _, layout = in_few_bits(base, spec.model)
     batches = make_task(spec, data, base, layout).train_batches()
     steps = planned_steps(spec.training, len(batches))
     rows, tokens, padded = largest_step(batches, steps * spec.training.gradient_accumulation, spec.seed)

@@ -10,6 +10,7 @@ from autopeft.domain.candidate import Candidate
 from autopeft.domain.memory import Prediction
 from autopeft.evaluate.memory.allocator import simulated
 from autopeft.evaluate.memory.composition import Course, Library, Piece, Sizes, Span, composed
+from autopeft.evaluate.memory.course import first_steps
 from autopeft.evaluate.memory.kinds import EVERYTHING, Kind, Pattern, first_of_each, kinds_of, shape_of, signatures
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import Held, Timeline
@@ -143,8 +144,12 @@ def _ends(kinds: Sequence[Kind]) -> tuple[Hashable, Sizes]:
     return tuple(kind.key for kind in chosen), tuple(size for kind in chosen for size in kind.sizes)
 
 
-def prediction_of(timeline: Timeline, workspace: int | None = None) -> Prediction:
-    """What a whole trace says; with a `workspace` in bytes also what CUDA's caching allocator would hold for it."""
+def prediction_of(timeline: Timeline, workspace: int | None = None, before: Timeline | None = None) -> Prediction:
+    """What a whole trace says.
+
+    With a `workspace` in bytes also what CUDA's caching allocator would hold, for two such steps or, where one `before`
+    is given, for that and this one, the cache given back between them.
+    """
     held = timeline.outside
     for block in timeline.blocks:
         held += block
@@ -165,7 +170,8 @@ def prediction_of(timeline: Timeline, workspace: int | None = None) -> Predictio
     found = _prediction(held, timeline.inputs, course, forward)
     if workspace is None:
         return found
-    reserved = simulated(timeline.events, workspace).reserved_peak
+    events = first_steps((before or timeline, timeline), emptied=True)
+    reserved = simulated(events, workspace).reserved_peak
     return found.model_copy(update={"train_peak_reserved_bytes": reserved})
 
 

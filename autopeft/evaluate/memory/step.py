@@ -55,6 +55,23 @@ class Held:
         return cls(weights, added, state, round(trainable), trainable_bytes)
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """Places in the events of a step. First come the births of weights, adapters and buffers."""
+
+    state: int
+    """Births of optimiser state begin, then those of the batch."""
+    inputs: int
+    start: int
+    """The step begins: with the births of what the step before left, where its outputs are held."""
+    carried: int
+    """So many of them."""
+    update: int
+    """Clipping and the optimiser's step begin."""
+    cleared: int
+    """The gradients are given up."""
+
+
 @dataclass
 class Timeline:
     """One step, in the order in which it happens; layers as in the traced model."""
@@ -82,6 +99,8 @@ class Timeline:
     """Clipping and the optimiser's step, until the gradients are gone."""
     events: list[Event] = field(default_factory=list)
     """Every birth and death, those of what was there before included, for a model of an allocator."""
+    cuts: Cuts = field(default_factory=lambda: Cuts(0, 0, 0, 0, 0, 0))
+    """Where in the events what begins."""
 
     @property
     def outside_gradients(self) -> tuple[float, float]:
@@ -170,8 +189,11 @@ class Recorder:
         )
         self.mark(f"backward {last}")
 
-    def carry_over(self, returned: int) -> None:
-        """What the step leaves alive was left by the step before too, until the model returned after so many events."""
+    def carry_over(self, returned: int) -> int:
+        """What the step leaves alive the step before left too, until the model returned after so many events.
+
+        Returns how many storages these are.
+        """
         start = self.marks["start"]
         made = {event.storage: event.size for event in self._events[start:] if event.size > 0}
         for event in self._events[start:]:
@@ -185,6 +207,7 @@ class Recorder:
         for name, place in self.marks.items():
             if name != "start":
                 self.marks[name] = place + len(born) * (2 if name.startswith(("backward", "update")) else 1)
+        return len(born)
 
     def parts(self) -> dict[str, Deltas]:
         """The deltas of each part, by the names of `Timeline.order`."""
@@ -229,7 +252,10 @@ def traced_step(
     emulated = Emulated(setup.target, setup.lower)
     try:
         outside, held = _holdings(model, blocks, owned, optimizer, parameters)
-        tracker.register(_tensors(model, optimizer))
+        tracker.register((*model.parameters(), *model.buffers()))
+        state = len(events)
+        tracker.register(_state_of(optimizer))
+        put_in = len(events)
         before_inputs = tracker.live_bytes
         tracker.register(batch.values())
         inputs = tracker.live_bytes - before_inputs
@@ -244,19 +270,19 @@ def traced_step(
                 del output
             emulated.forget_casts()
             if loss.requires_grad:
-                loss.backward()
+                _go_back(loss, setup)
             del loss
             recorder.mark("update")
             if setup.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             after_step()
+            recorder.mark("update ends")
             optimizer.zero_grad(set_to_none=True)
     finally:
         recorder.remove()
-    if setup.holds_outputs:
-        recorder.carry_over(returned)
-    parts = recorder.parts()
+    carried = recorder.carry_over(returned) if setup.holds_outputs else 0
+    parts, marks = recorder.parts(), recorder.marks
     nothing = np.zeros(0)
     timeline = Timeline(
         outside=outside,
@@ -269,11 +295,25 @@ def traced_step(
         reached=recorder.reached,
         after=parts.get("after", nothing),
         head_gradients=recorder.gradients,
-        update=parts["update"],
+        update=np.concatenate([parts["update"], parts["update ends"]]),
         events=events,
+        cuts=Cuts(state, put_in, marks["start"], carried, marks["update"], marks["update ends"]),
     )
     tracker.close()
     return timeline
+
+
+def _go_back(loss: torch.Tensor, setup: Setup) -> None:
+    """The backward pass; where blocks compute anew in it, with autocast and kernels as in the forward pass."""
+    if setup.checkpointing:
+        # What `loss.backward()` ends in. The method itself runs with the modes of the caller switched off, and a block
+        # would then be computed anew in another way than it was at first.
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.run_backward(
+            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
+    else:
+        loss.backward()
 
 
 def _fill_state(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], setup: Setup) -> None:
@@ -287,9 +327,7 @@ def _fill_state(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parame
     optimizer.zero_grad(set_to_none=True)
 
 
-def _tensors(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
