@@ -9,7 +9,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from autopeft.app.batches import largest_batch
 from autopeft.app.candidate_file import read_candidate
@@ -128,7 +127,7 @@ def estimate_script(asked: ScriptSpec, step: Step) -> Estimate:
         batch=rows,
         seq=tokens,
         padded=step.padded,
-        dtype=_name(script.dtype),
+        dtype=script.dtype,
         load_in=asked.model.load_in,
         target="cuda",
         attention=asked.attention,
@@ -300,14 +299,13 @@ def _check_room(step: Step, layout: ModelLayout, tokens: int) -> None:
 
 def _training(spec: SearchSpec, forecast: Forecast) -> Training:
     setup = forecast.setup
-    names = [_name(forecast.dtype), *([f"{_name(setup.lower)} autocast"] if setup.lower is not None else [])]
     return Training(
         model=spec.model.source,
         task=forecast.layout.task.value,
         batch=setup.rows,
         seq=setup.tokens,
         padded=setup.padded,
-        dtype=", ".join(names),
+        dtype=forecast.dtypes,
         load_in=spec.model.load_in,
         target=setup.target,
         attention=forecast.attention,
@@ -355,7 +353,3 @@ def _answered(predict: Predict, configuration: str, training: Training, step: St
     if training.target != "cuda":
         found = found.model_copy(update={"train_peak_reserved_bytes": None})
     return Estimate.of(configuration, training, found, workspace, tuple(fits), tuple(notices))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

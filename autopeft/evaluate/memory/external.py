@@ -124,7 +124,7 @@ class Script:
         self._timelines: dict[Setup, tuple[Timeline, Timeline]] = {}
         model = self._build()
         self.layout = inspect_layout(model)
-        self.dtype = next(model.parameters()).dtype
+        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     def predict(self, setup: Setup, workspace: int) -> Prediction:
         """The step of a setup; `workspace` bytes are held in the allocator by libraries.

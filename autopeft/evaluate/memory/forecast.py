@@ -56,9 +56,10 @@ class Forecast:
         return self._model.layout
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of the frozen weights."""
-        return self._model.dtype
+    def dtypes(self) -> str:
+        """Of the frozen weights and, after a comma, what autocast computes in."""
+        lower = self.setup.lower
+        return dtype_name(self._model.dtype) + ("" if lower is None else f", {dtype_name(lower)} autocast")
 
     @property
     def attention(self) -> str:
@@ -164,6 +165,11 @@ class Forecast:
             apply(untouched, inserted, pruned)
 
         return self._model.timeline(candidate, self.setup, None, pattern, cut)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16` for torch's."""
+    return str(dtype).removeprefix("torch.")
 
 
 def largest_step(batches: Sequence[Batch], passes: int, seed: int) -> tuple[int, int, bool]:

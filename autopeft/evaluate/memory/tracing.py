@@ -13,11 +13,12 @@ from torch import nn
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.layout import ModelLayout, TaskName
 from autopeft.evaluate.insertion import Inserted, insert
+from autopeft.evaluate.memory.depth import cut_to
 from autopeft.evaluate.memory.emulation import on_meta
 from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern, narrowed
 from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.setup import Setup
-from autopeft.evaluate.memory.step import Timeline, cut_to, traced_step
+from autopeft.evaluate.memory.step import Timeline, traced_step
 from autopeft.evaluate.methods import METHODS, Calibration
 from autopeft.evaluate.policies.gates import Gates
 from autopeft.evaluate.pruning.phase import wiring_of
