@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autopeft.domain.candidate import Candidate, Insertion, Pruning
+from autopeft.domain.candidate import Candidate, Insertion, Policy, Pruning
 from autopeft.evaluate.memory.predictor import StepPredictor
+from autopeft.evaluate.memory.step import traced_step
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS
+from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
 from tests.unit.evaluate_models import CONFIGS
-from tests.unit.memory_models import candidate, forecast_of, model_of, setup_of, tracked
+from tests.unit.memory_models import Stack, candidate, forecast_of, model_of, setup_of, tracked
 
 SOME = ("lora", "dora", "serial", "prefix", "layernorm")
 
@@ -40,7 +42,7 @@ def test_the_peak_on_a_half_precision_base_counts_the_copies_that_autocast_makes
     assert found.trainable_parameters == trainable
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 def test_checkpointed_blocks_keep_their_inputs_alone(kind: str) -> None:
     plain, saving = forecast_of(kind, 12), forecast_of(kind, 12, checkpointing=True)
     wanted = candidate(plain.layout, "lora", range(12))
@@ -50,6 +52,18 @@ def test_checkpointed_blocks_keep_their_inputs_alone(kind: str) -> None:
     peak, _ = tracked(kind, wanted, 12, gradient_checkpointing=True)
     assert with_inputs.train_peak_bytes == pytest.approx(peak, rel=0.01)
     assert sum(with_inputs.layer_activation_bytes) < 0.2 * sum(with_all.layer_activation_bytes)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_peak_under_a_policy_is_that_of_its_heaviest_step(policy: str) -> None:
+    forecast = forecast_of("bert")
+    plain = candidate(forecast.layout, "lora")
+    settings = dict(POLICIES[policy].facts.defaults)
+    wanted = plain.model_copy(update={"policy": Policy(name=policy, settings=settings)})
+    found = forecast.predict(wanted)
+    assert found is not None, forecast.why_not(wanted)
+    peak, _ = tracked("bert", wanted)
+    assert found.train_peak_bytes == pytest.approx(peak, rel=0.03)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
@@ -82,6 +96,21 @@ def test_composing_is_the_same_as_tracing_the_whole_model() -> None:
         assert predictor.predict(wanted) == predictor.traced(wanted)
 
 
+def test_a_third_rank_needs_no_trace_and_is_exact() -> None:
+    predictor = StepPredictor(forecast_of("llama")._model, setup_of())
+    layout = predictor._model.layout
+
+    def of(rank: int) -> Candidate:
+        return candidate(layout, "lora", (0, 2, 3), rank=rank)
+
+    for rank in (1, 4, 2):
+        predictor.predict(of(rank))
+    before = predictor.traces
+    foretold = predictor.predict(of(3))
+    assert predictor.traces == before
+    assert foretold == predictor.traced(of(3))
+
+
 def test_sizes_that_memory_is_not_affine_in_are_traced_each() -> None:
     predictor = StepPredictor(forecast_of("bert")._model, setup_of())
     layout = predictor._model.layout
@@ -89,6 +118,38 @@ def test_sizes_that_memory_is_not_affine_in_are_traced_each() -> None:
     for block in ladder:
         wanted = candidate(layout, "oft", (0, 2), **{METHODS["oft"].facts.knob or "": block})
         assert predictor.predict(wanted).train_peak_bytes == predictor.traced(wanted).train_peak_bytes
+
+
+def test_weights_gradients_and_moments_of_a_linear_stack_to_the_byte() -> None:
+    width, depth, rows, trained = 32, 6, 5, (2, 4)
+    with torch.device("meta"):
+        model = Stack(width, depth, trained)
+    optimizer = torch.optim.AdamW([part for part in model.parameters() if part.requires_grad])
+    base = {id(part) for part in model.parameters()}
+    hidden = torch.empty(rows, width, device="meta")
+    step = traced_step(
+        model, list(model.blocks), lambda part: id(part) in base, optimizer, {"hidden": hidden}, setup_of(clip=False)
+    )
+    per_layer = 4 * (width * width + width)
+    assert step.outside.bytes == 0
+    assert [held.weights for held in step.blocks] == [per_layer] * depth
+    # Two moments, and one counter of steps for each of weight and bias.
+    assert [held.state for held in step.blocks] == [
+        2 * per_layer + 8 if index in trained else 0 for index in range(depth)
+    ]
+    assert [held.trainable for held in step.blocks] == [
+        width * width + width if i in trained else 0 for i in range(depth)
+    ]
+    assert step.inputs == 4 * rows * width
+    saved = [float(part.sum()) for part in step.forward]
+    activation = 4 * rows * width
+    # A layer that trains keeps its input. One that does not keeps nothing: each gives up its input and makes an output.
+    # The batch itself stays, so that the first layer gives up nothing.
+    assert saved[0] == activation
+    assert [saved[index] for index in (1, 3)] == [0, 0]
+    assert [saved[index] for index in trained] == [activation, activation]
+    gradients = float(sum(step.update[step.update < 0]))
+    assert gradients == -len(trained) * per_layer
 
 
 def test_layers_below_the_lowest_that_trains_save_nothing() -> None:

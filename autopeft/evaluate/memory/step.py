@@ -93,17 +93,16 @@ class Timeline:
     """What the backward pass does below the blocks."""
     head_gradients: float
     """Bytes of gradients of parameters outside the blocks that are there when the blocks' backward pass begins."""
+    gradients: list[float]
+    """Bytes of the gradients that each block has in the end."""
+    outside_gradients: float
+    """Bytes of all gradients outside the blocks."""
     update: Deltas
     """Clipping and the optimiser's step, until the gradients are gone."""
     events: list[Event] = field(default_factory=list)
     """Every birth and death, those of what was there before included, for a model of an allocator."""
     cuts: Cuts = field(default_factory=lambda: Cuts(0, 0, 0, 0, 0, 0))
     """Where in the events what begins."""
-
-    @property
-    def outside_gradients(self) -> tuple[float, float]:
-        """`head_gradients`, and the bytes of all gradients outside the blocks."""
-        return self.head_gradients, self.outside.trainable_bytes
 
     @property
     def start_bytes(self) -> float:
@@ -151,6 +150,10 @@ class Recorder:
     def watch(self, parameters: Sequence[nn.Parameter]) -> None:
         """These will be asked for `gradients`."""
         self._watched = parameters
+
+    def forget(self) -> None:
+        """Begin anew: what ran so far does not belong to the recording."""
+        self.marks.clear()
 
     def remove(self) -> None:
         """Take the hooks out again."""
@@ -259,6 +262,11 @@ def traced_step(
         inputs = tracker.live_bytes - before_inputs
         inside = {id(part) for block in blocks for part in block.parameters()}
         recorder.watch([part for part in parameters if id(part) not in inside])
+        if setup.accumulates:
+            with on_meta(setup.padded), emulated_autocast(setup.lower), Emulated(setup.target, setup.lower):
+                model(**batch).loss.backward()
+            recorder.forget()
+            tracker.register(part.grad for part in parameters if part.grad is not None)
         recorder.mark("start")
         with without_values(), emulated_autocast(setup.lower), emulated, tracker:
             output = model(**batch)
@@ -271,6 +279,7 @@ def traced_step(
                 _go_back(loss, setup)
             del loss
             recorder.mark("update")
+            gradients = _gradients_of(blocks, parameters)
             if setup.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -293,6 +302,8 @@ def traced_step(
         reached=recorder.reached,
         after=parts.get("after", nothing),
         head_gradients=recorder.gradients,
+        gradients=gradients[:-1],
+        outside_gradients=gradients[-1],
         update=np.concatenate([parts["update"], parts["update ends"]]),
         events=events,
         cuts=Cuts(state, put_in, marks["start"], carried, marks["update"], marks["update ends"]),
@@ -328,6 +339,19 @@ def _fill_state(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parame
 def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def _gradients_of(blocks: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> list[float]:
+    """Bytes of the gradients that are there, by block, and at last outside of all or in several."""
+    places: dict[int, int] = {}
+    for index, block in enumerate(blocks):
+        for part in block.parameters():
+            places[id(part)] = index if places.setdefault(id(part), index) == index else -1
+    found = [0.0] * (len(blocks) + 1)
+    for part in parameters:
+        if part.grad is not None:
+            found[places.get(id(part), -1)] += float(part.grad.untyped_storage().nbytes())
+    return found
 
 
 def _holdings(

@@ -83,7 +83,10 @@ class MetaModel:
             if changed is not None:
                 with on_meta(setup.padded):
                     changed(self._untouched, inserted)
-            training_mode(inserted.model, inserted.base, layout, checkpointing=setup.checkpointing)
+            if setup.evaluating:
+                inserted.model.eval()
+            else:
+                training_mode(inserted.model, inserted.base, layout, checkpointing=setup.checkpointing)
             if setup.checkpointing:
                 inserted.base.gradient_checkpointing_enable({"use_reentrant": False})
             with on_meta(setup.padded):
