@@ -6,14 +6,22 @@ import pytest
 import torch
 
 from autopeft.domain.candidate import Candidate, Insertion, Policy, Pruning
+from autopeft.domain.layout import Role
+from autopeft.domain.spec import TrainingSpec
+from autopeft.evaluate.insertion import insert
+from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.breakdown import Moment
+from autopeft.evaluate.memory.kinds import Pattern
 from autopeft.evaluate.memory.predictor import StepPredictor
 from autopeft.evaluate.memory.step import traced_step
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
+from autopeft.evaluate.train import Training
+from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from tests.unit.evaluate_models import CONFIGS
-from tests.unit.memory_models import Stack, candidate, forecast_of, model_of, setup_of, tracked
+from tests.unit.memory_models import TOKENS, Stack, batch, candidate, forecast_of, model_of, setup_of, tracked
 
 SOME = ("lora", "dora", "serial", "prefix", "layernorm")
 
@@ -54,16 +62,68 @@ def test_checkpointed_blocks_keep_their_inputs_alone(kind: str) -> None:
     assert sum(with_inputs.layer_activation_bytes) < 0.2 * sum(with_all.layer_activation_bytes)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_the_peak_under_a_policy_is_that_of_its_heaviest_step(policy: str) -> None:
-    forecast = forecast_of("bert")
-    plain = candidate(forecast.layout, "lora")
+def under(policy: str, plain: Candidate) -> Candidate:
     settings = dict(POLICIES[policy].facts.defaults)
-    wanted = plain.model_copy(update={"policy": Policy(name=policy, settings=settings)})
+    return plain.model_copy(update={"policy": Policy(name=policy, settings=settings)})
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_peak_under_a_policy_is_that_of_its_heaviest_step(kind: str, policy: str) -> None:
+    forecast = forecast_of(kind)
+    wanted = under(policy, candidate(forecast.layout, "lora"))
     found = forecast.predict(wanted)
     assert found is not None, forecast.why_not(wanted)
-    peak, _ = tracked("bert", wanted)
-    assert found.train_peak_bytes == pytest.approx(peak, rel=0.03)
+    peak, _ = tracked(kind, wanted)
+    # Which branches DropBP leaves out is known when their sensitivities are: 16 steps on four layers differ by chance.
+    assert found.train_peak_bytes == pytest.approx(peak, rel=0.12 if (kind, policy) == ("bert", "dropbp") else 0.005)
+
+
+def test_what_is_cut_off_by_dropbp_keeps_no_activations() -> None:
+    forecast = forecast_of("bert")
+    wanted = candidate(forecast.layout, "lora")
+    model = model_of("bert")
+    layout, untouched = inspect_layout(model), Untouched(model)
+    cut = frozenset({(0, Role.FFN_OUT), (1, Role.FFN_OUT), (2, Role.ATTENTION_OUTPUT), (3, Role.FFN_OUT)})
+    with removed_afterwards(untouched):
+        inserted = insert(untouched, wanted, layout, 3, steps=2)
+        for layer, role in cut:
+            module = layout.layers[layer].module(role)
+            assert module is not None
+            inserted.base.get_submodule(module.path).register_forward_hook(lambda _, __, output: output.detach())
+        training = Training(inserted, [batch()] * 2, TrainingSpec(steps=2), 1e-3, torch.device("cpu"), torch.float32)
+        for _ in training.run():
+            pass
+        peak = training.meter.peak()
+    assert peak is not None
+    parts = StepPredictor(forecast._model, forecast.setup).parts(wanted, Pattern(None, cut))
+    # Layer 2 has LoRA in its attention alone, which is always cut off, and so never gets optimiser state.
+    found = parts.prediction(Moment(with_state=frozenset({0, 1, 3})))
+    assert found.train_peak_bytes == pytest.approx(peak.live_bytes, rel=0.005)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_gradients_of_earlier_passes_of_a_step_are_there_in_the_later_ones(kind: str) -> None:
+    model = model_of(kind, device="meta")
+    meta = MetaModel(model, inspect_layout(model))
+    wanted = candidate(meta.layout, "full-layers", (2, 3))
+    once, twice = (StepPredictor(meta, setup_of(accumulates=several)) for several in (False, True))
+    peak, _ = tracked(kind, wanted, gradient_accumulation=2)
+    found = twice.predict(wanted)
+    assert found.train_peak_bytes == pytest.approx(peak, rel=0.005)
+    assert found.train_peak_bytes > once.predict(wanted).train_peak_bytes
+    assert found == twice.traced(wanted)
+
+
+def test_a_step_on_a_smaller_batch_takes_less_by_what_depends_on_the_batch() -> None:
+    forecast = forecast_of("bert")
+    wanted = candidate(forecast.layout, "lora")
+    small = StepPredictor(forecast._model, setup_of(tokens=TOKENS - 2)).predict(wanted)
+    parts = StepPredictor(forecast._model, forecast.setup).parts(wanted)
+    scaled = parts.prediction(Moment(share=(TOKENS - 2) / TOKENS))
+    assert scaled.train_peak_bytes == pytest.approx(small.train_peak_bytes, rel=0.02)
+    assert scaled.gradient_bytes == small.gradient_bytes
+    assert scaled.weights_bytes == small.weights_bytes
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
@@ -148,8 +208,7 @@ def test_weights_gradients_and_moments_of_a_linear_stack_to_the_byte() -> None:
     assert saved[0] == activation
     assert [saved[index] for index in (1, 3)] == [0, 0]
     assert [saved[index] for index in trained] == [activation, activation]
-    gradients = float(sum(step.update[step.update < 0]))
-    assert gradients == -len(trained) * per_layer
+    assert [made.bytes for made in step.gradients] == [per_layer if index in trained else 0 for index in range(depth)]
 
 
 def test_layers_below_the_lowest_that_trains_save_nothing() -> None:

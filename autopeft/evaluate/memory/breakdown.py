@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.domain.memory import Prediction
-from autopeft.evaluate.memory.step import Held, Timeline
+from autopeft.evaluate.memory.step import Gradients, Held, Timeline
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Block:
     held: Held
     forward: Span
     backward: Span
-    gradient: float
-    """Bytes of the gradients that it has in the end."""
+    gradients: Gradients
+    """Those that it has in the end."""
     goes_back: bool
     """Whether the backward pass goes through it."""
 
@@ -54,6 +55,12 @@ class Moment:
     """The layers that have optimiser state before it; None for all that ever train."""
     share: float = 1.0
     """The size of its batch, relative to the largest one's."""
+
+    def within(self, other: Moment) -> bool:
+        """Whether the other needs at least as much, in a step in which the same trains."""
+        if other.with_state is not None and (self.with_state is None or not self.with_state <= other.with_state):
+            return False
+        return self.share <= other.share
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class StepParts:
         nothing = np.zeros(0)
         return cls(
             outside=timeline.outside,
-            outside_gradient=timeline.outside_gradients,
+            outside_gradient=timeline.outside_gradients.bytes,
             head_gradient=timeline.head_gradients,
             blocks=[
                 Block(
@@ -106,22 +113,33 @@ class StepParts:
     @property
     def gradients(self) -> float:
         """Bytes of all of them."""
-        return self.outside_gradient + sum(block.gradient for block in self.blocks)
+        return self.outside_gradient + sum(block.gradients.bytes for block in self.blocks)
 
     def missing_state(self, with_state: Collection[int] | None) -> tuple[float, float]:
         """Bytes of optimiser state that is not there yet: in all, and of it what this step's update makes."""
         if with_state is None:
             return 0.0, 0.0
         lacking = [block for index, block in enumerate(self.blocks) if index not in with_state]
-        return sum(one.held.state for one in lacking), sum(one.held.state for one in lacking if one.gradient)
+        return sum(one.held.state for one in lacking), sum(one.held.state for one in lacking if one.gradients.bytes)
+
+    @cached_property
+    def held(self) -> Held:
+        """What is there before the step, the optimiser's state complete."""
+        held = self.outside
+        for block in self.blocks:
+            held += block.held
+        return held
+
+    def peak_bytes(self, moment: Moment) -> float:
+        """Of `prediction` the whole alone."""
+        missing, made = self.missing_state(moment.with_state)
+        return self.held.bytes - missing + moment.share * self.inputs + self._course(moment.share, made).peak
 
     def prediction(self, moment: Moment | None = None) -> Prediction:
         """The peak, and what it consists of."""
         moment = moment or Moment()
         missing, made = self.missing_state(moment.with_state)
-        held = self.outside
-        for block in self.blocks:
-            held += block.held
+        held = self.held
         inputs = moment.share * self.inputs
         course = self._course(moment.share, made)
         state = held.state - missing + course.state
@@ -175,9 +193,10 @@ class StepParts:
         for index in reversed(range(len(self.blocks))):
             block = self.blocks[index]
             if block.goes_back:
-                passed(block.backward.scaled(share, new(block.gradient)), f"backward pass of layer {index}")
+                made = new(block.gradients.bytes)
+                passed(block.backward.scaled(share, made), f"backward pass of layer {index}")
                 kept -= share * block.forward.total
-                gradients += new(block.gradient)
+                gradients += made
         rest = new(self.outside_gradient - self.head_gradient)
         passed(self.after.scaled(share, rest), "backward pass of the embeddings")
         kept = 0.0

@@ -108,10 +108,12 @@ def open_elsewhere(
         lower=arithmetic_dtype(torch.device(target), next(model.parameters()).dtype),
         clip=training.clip_norm is not None,
         checkpointing=training.gradient_checkpointing,
+        accumulates=training.gradient_accumulation > 1,
     )
     # As many as its trials do: which steps are the heaviest of a policy may depend on it.
     steps = planned_steps(training, -(-task.rows["train"] // training.batch_size))
-    return Elsewhere(before, Forecast(MetaModel(model, layout), setup, seed=seed, steps=steps))
+    forecast = Forecast(MetaModel(model, layout), setup, seed=seed, steps=steps, passes=training.gradient_accumulation)
+    return Elsewhere(before, forecast)
 
 
 def _placed(problem: Problem) -> Problem:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 
@@ -19,10 +21,11 @@ from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import choose_device
 from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.memory.bare import bare_model, in_few_bits
+from autopeft.evaluate.memory.breakdown import StepParts
 from autopeft.evaluate.memory.course import earlier
-from autopeft.evaluate.memory.kinds import Pattern
+from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern
 from autopeft.evaluate.memory.predictor import StepPredictor, prediction_of
-from autopeft.evaluate.memory.rehearsal import patterns
+from autopeft.evaluate.memory.rehearsal import Rehearsal, alike, rehearsed
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import Timeline
 from autopeft.evaluate.memory.tracing import MetaModel
@@ -41,14 +44,30 @@ ASSUMED_STEPS = 100
 class Forecast:
     """An `autopeft.domain.ports.MemoryForecast` for one model, one setup and one length of training."""
 
-    def __init__(self, model: MetaModel, setup: Setup, *, seed: int, steps: int) -> None:
-        """`steps` are the planned optimiser steps and `seed` the trials', on which policies and prunings depend."""
+    def __init__(
+        self,
+        model: MetaModel,
+        setup: Setup,
+        *,
+        seed: int,
+        steps: int,
+        batches: Sequence[Batch] | None = None,
+        passes: int = 1,
+    ) -> None:
+        """`steps` are the planned optimiser steps of so many `passes` each, `batches` all of the training in its order
+        (by default all alike) and `seed` the trials', on which policies and prunings depend."""
         self._model = model
         self.setup = setup
         self._seed = seed
         self._steps = steps
-        self._predictor = StepPredictor(model, setup)
+        self._given = batches
+        self._passes = passes
+        self._predictors: dict[Setup, StepPredictor] = {setup: StepPredictor(model, setup)}
         self._known: dict[str, Prediction | str] = {}
+
+    @cached_property
+    def _batches(self) -> Sequence[Batch]:
+        return self._given if self._given is not None else alike(self.setup, self._steps * self._passes)
 
     @property
     def layout(self) -> ModelLayout:
@@ -69,7 +88,7 @@ class Forecast:
     @property
     def traces(self) -> int:
         """How many models were traced so far."""
-        return self._predictor.traces
+        return sum(one.traces for one in self._predictors.values())
 
     def predict(self, candidate: Candidate) -> Prediction | None:
         """The peak of the training phase: after the pruning of a candidate that prunes; None where it is not known.
@@ -90,19 +109,18 @@ class Forecast:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = self._patterns(candidate)
+            pattern = self._heaviest(candidate)[0]
             if candidate.pruning is not None:
-                before, longest = (one._cut(candidate, found[0]) for one in (self.at(earlier(self.setup)), self))
+                before, longest = (one._cut(candidate, pattern) for one in (self.at(earlier(self.setup)), self))
                 return prediction_of(longest, workspace, before)
-            heaviest = max(found, key=lambda one: self._predictor.predict(candidate, one).train_peak_bytes)
             before, longest = (
-                self._model.timeline(candidate, setup, None, heaviest) for setup in (earlier(self.setup), self.setup)
+                self._model.timeline(candidate, setup, None, pattern) for setup in (earlier(self.setup), self.setup)
             )
             return prediction_of(longest, workspace, before)
 
     def at(self, setup: Setup) -> Forecast:
         """A forecast for the same model at another setup."""
-        return Forecast(self._model, setup, seed=self._seed, steps=self._steps)
+        return Forecast(self._model, setup, seed=self._seed, steps=self._steps, passes=self._passes)
 
     def why_not(self, candidate: Candidate) -> str:
         """Why there is no prediction; empty where there is one."""
@@ -139,18 +157,39 @@ class Forecast:
 
         return prediction_of(self._model.timeline(candidate, self.setup, changed=masked))
 
-    def _patterns(self, candidate: Candidate) -> list[Pattern]:
-        steps = self._steps
-        if candidate.pruning is not None:
-            steps -= estimation_steps(candidate.pruning, max(2, steps))
-        return patterns(candidate, self.layout, self._seed, max(1, steps), self.setup.tokens)
+    def _rehearsal(self, candidate: Candidate) -> Rehearsal:
+        done = 0 if candidate.pruning is None else estimation_steps(candidate.pruning, max(2, self._steps))
+        batches = self._batches[min(done, self._steps - 1) * self._passes :]
+        return rehearsed(candidate, self.layout, self._seed, batches, self._passes, self.setup)
 
     def _predicted(self, candidate: Candidate) -> Prediction:
-        found = self._patterns(candidate)
+        return self._heaviest(candidate)[1]
+
+    def _heaviest(self, candidate: Candidate) -> tuple[Pattern, Prediction]:
+        """The step or probe that needs the most."""
+        rehearsal = self._rehearsal(candidate)
+        steps = rehearsal.steps
         if candidate.pruning is not None:
             # Which of the heaviest steps it is hardly matters beside what was pruned, and each is a trace.
-            return prediction_of(self._cut(candidate, found[0]))
-        return max((self._predictor.predict(candidate, one) for one in found), key=lambda one: one.train_peak_bytes)
+            steps = steps[:1]
+        found = [
+            (pattern, self._parts(candidate, self.setup, pattern), moment)
+            for pattern, moments in steps
+            for moment in moments
+        ]
+        for probe in rehearsal.probes:
+            setup = replace(self.setup, rows=probe.rows, accumulates=probe.batches > 1, evaluating=True)
+            parts = self._parts(candidate, setup, EVERYTHING)
+            found.append((EVERYTHING, replace(parts, update=0.0), probe.moment))
+        pattern, parts, moment = max(found, key=lambda one: one[1].peak_bytes(one[2]))
+        return pattern, parts.prediction(moment)
+
+    def _parts(self, candidate: Candidate, setup: Setup, pattern: Pattern) -> StepParts:
+        if candidate.pruning is not None:
+            return StepParts.of(self.at(setup)._cut(candidate, pattern), accumulates=setup.accumulates)
+        if setup not in self._predictors:
+            self._predictors[setup] = StepPredictor(self._model, setup)
+        return self._predictors[setup].parts(candidate, pattern)
 
     def _cut(self, candidate: Candidate, pattern: Pattern) -> Timeline:
         """Of a draw: what scores will choose is not known, and how much is kept is the same."""
@@ -172,9 +211,9 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def largest_step(batches: Sequence[Batch], passes: int, seed: int) -> tuple[int, int, bool]:
-    """Rows, tokens per row and whether some are padding, of the largest batch of a training of so many passes."""
-    largest = max(plan(batches, passes, seed), key=batch_load)
+def largest_of(batches: Sequence[Batch]) -> tuple[int, int, bool]:
+    """Rows, tokens per row and whether some are padding, of the largest batch."""
+    largest = max(batches, key=batch_load)
     rows, tokens = largest.inputs["input_ids"].shape
     return int(rows), int(tokens), largest.tokens < rows * tokens
 
@@ -193,6 +232,7 @@ def forecast_at(
     model, layout = bare_model(spec.model, task)
     if tokens is None:
         tokens = min(spec.data.max_tokens, layout.max_positions or spec.data.max_tokens)
+    passes = spec.training.gradient_accumulation
     setup = Setup(
         rows=rows,
         tokens=tokens,
@@ -201,8 +241,10 @@ def forecast_at(
         lower=arithmetic_dtype(torch.device(target), next(model.parameters()).dtype),
         clip=spec.training.clip_norm is not None,
         checkpointing=spec.training.gradient_checkpointing,
+        accumulates=passes > 1,
     )
-    return Forecast(MetaModel(model, layout), setup, seed=spec.seed, steps=spec.training.steps or ASSUMED_STEPS)
+    steps = spec.training.steps or ASSUMED_STEPS
+    return Forecast(MetaModel(model, layout), setup, seed=spec.seed, steps=steps, passes=passes)
 
 
 def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseModel | None = None) -> Forecast:
@@ -225,7 +267,9 @@ def forecast_of(spec: SearchSpec, data: DataSet, base: BaseModel, target: str | 
     _, layout = in_few_bits(base, spec.model)
     batches = make_task(spec, data, base, layout).train_batches()
     steps = planned_steps(spec.training, len(batches))
-    rows, tokens, padded = largest_step(batches, steps * spec.training.gradient_accumulation, spec.seed)
+    passes = spec.training.gradient_accumulation
+    planned = list(plan(batches, steps * passes, spec.seed))
+    rows, tokens, padded = largest_of(planned)
     chosen = target or choose_device("auto").type
     dtype = next(base.model.parameters()).dtype
     setup = Setup(
@@ -236,5 +280,6 @@ def forecast_of(spec: SearchSpec, data: DataSet, base: BaseModel, target: str | 
         lower=arithmetic_dtype(torch.device(chosen), dtype),
         clip=spec.training.clip_norm is not None,
         checkpointing=spec.training.gradient_checkpointing,
+        accumulates=passes > 1,
     )
-    return Forecast(MetaModel(base.model, layout), setup, seed=spec.seed, steps=steps)
+    return Forecast(MetaModel(base.model, layout), setup, seed=spec.seed, steps=steps, batches=planned, passes=passes)

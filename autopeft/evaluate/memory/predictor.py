@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from autopeft.evaluate.memory.composition import Library, Piece, Sizes
 from autopeft.evaluate.memory.course import first_steps
 from autopeft.evaluate.memory.kinds import EVERYTHING, Kind, Pattern, first_of_each, kinds_of, shape_of, signatures
 from autopeft.evaluate.memory.setup import Setup
-from autopeft.evaluate.memory.step import Held, Timeline
+from autopeft.evaluate.memory.step import Gradients, Held, Timeline
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS
 
@@ -87,7 +87,7 @@ class StepPredictor:
         nothing = np.zeros(0)
         for index, kind in enumerate(kinds):
             actual = Kind(kind.structure, kind.sizes, kind.trains, timeline.reached[index])
-            held = np.array([*timeline.blocks[index].numbers(), timeline.gradients[index]])
+            held = np.array([*timeline.blocks[index].numbers(), *timeline.gradients[index]])
             backward = timeline.backward.get(index, nothing)
             self._library.add(actual.key, kind.sizes, Piece((held, timeline.forward[index], backward)))
         actual_kinds = [
@@ -97,19 +97,27 @@ class StepPredictor:
         key, sizes = _ends(actual_kinds)
         parts = (timeline.before, timeline.between, timeline.after)
         self._library.add(("ends", key), sizes, Piece(parts))
-        height = Span.of(timeline.update).height
-        if self.setup.target == "cuda":
-            height /= max(1.0, timeline.outside_gradients + sum(timeline.gradients))
+        height = Span.of(timeline.update).height / max(
+            1.0, self._updated(timeline.gradients, timeline.outside_gradients)
+        )
         outside = np.array(
             [
                 *timeline.outside.numbers(),
-                timeline.outside_gradients,
+                *timeline.outside_gradients,
                 timeline.head_gradients,
                 timeline.inputs,
                 height,
             ]
         )
         self._library.add(("outside", _structures(candidate)), _sizes(candidate), Piece((outside,)))
+
+    def _updated(self, blocks: Iterable[Gradients], outside: Gradients) -> float:
+        """Bytes of what is updated at once, in which the height of an update is linear: on a GPU all parameters, on the
+        CPU one after another.
+        """
+        if self.setup.target == "cuda":
+            return outside.bytes + sum(one.bytes for one in blocks)
+        return max(outside.largest, *(one.largest for one in blocks))
 
     def _composed(self, candidate: Candidate, kinds: Sequence[Kind]) -> StepParts | None:
         key, sizes = _ends(kinds)
@@ -123,29 +131,27 @@ class StepPredictor:
                     return None
                 held, forward, backward = piece.arrays
                 blocks[kind.key, kind.sizes] = Block(
-                    Held.of(held[:-1]),
+                    Held.of(held[:-2]),
                     Span.of(forward),
                     Span.of(backward),
-                    float(held[-1]),
+                    Gradients(float(held[-2]), float(held[-1])),
                     kind.trains or kind.reached,
                 )
         if ends is None or outside is None:
             return None
         before, between, after = (Span.of(part) for part in ends.arrays)
-        *numbers, outside_gradient, head_gradient, inputs, height = (float(one) for one in outside.arrays[0])
+        *numbers, made, largest, head_gradient, inputs, height = (float(one) for one in outside.arrays[0])
         every = [blocks[kind.key, kind.sizes] for kind in kinds]
-        if self.setup.target == "cuda":
-            height *= outside_gradient + sum(block.gradient for block in every)
         return StepParts(
             outside=Held.of(numbers),
-            outside_gradient=outside_gradient,
+            outside_gradient=made,
             head_gradient=head_gradient,
             blocks=every,
             inputs=inputs,
             before=before,
             between=between,
             after=after,
-            update=height,
+            update=height * self._updated((block.gradients for block in every), Gradients(made, largest)),
             accumulates=self.setup.accumulates,
         )
 

@@ -11,15 +11,19 @@ import torch
 from torch import nn
 
 from autopeft.domain.candidate import Candidate
-from autopeft.domain.layout import ModelLayout
+from autopeft.domain.layout import ModelLayout, Role
 from autopeft.evaluate.arithmetic import batch_load
 from autopeft.evaluate.data.batches import Batch
 from autopeft.evaluate.memory.breakdown import Moment
-from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern
+from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern, branches_of, trains_in
+from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.policies import POLICIES, Context
 
 HEAVIEST = 24
 """So many different choices of layers are looked at, those whose steps are expected to take most."""
+
+
+_LESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,12 @@ class _Nothing:
 
 
 def rehearsed(
-    candidate: Candidate, layout: ModelLayout, seed: int, batches: Sequence[Batch], passes: int, largest: float
+    candidate: Candidate, layout: ModelLayout, seed: int, batches: Sequence[Batch], passes: int, setup: Setup
 ) -> Rehearsal:
     """Go through a training without doing it.
 
-    Draws are the policy's own. What it would learn on the way (scores, sensitivities) stays at its start.
+    Draws are the policy's own. Scores that it would learn on the way stay at their start, and gradients are taken to be
+    as large in one layer as in another.
 
     Args:
         candidate: Whose policy is asked.
@@ -81,13 +86,14 @@ def rehearsed(
         seed: The trial's.
         batches: Of the training, in its order.
         passes: Forward passes, so batches, per step.
-        largest: `batch_load` of the batch that the memory of a step is known for.
+        setup: Of the step whose memory is known.
     """
+    largest = setup.rows * setup.tokens
     loads = [max(map(batch_load, batches[start : start + passes])) for start in range(0, len(batches), passes)]
     policy = candidate.policy
     layers = candidate.layers()
     if policy is None or not layers:
-        return Rehearsal(((EVERYTHING, (Moment(share=max(loads) / largest),)),))
+        return Rehearsal(((EVERYTHING, (Moment(share=_share(max(loads), largest)),)),))
     gates = _Gates(layers)
     optimizer = SimpleNamespace(state={})
     probes: list[Probe] = []
@@ -98,9 +104,8 @@ def rehearsed(
     def gradient_norms(rows: Sequence[Batch]) -> list[float]:
         heaviest = max(rows, key=batch_load)
         width = heaviest.inputs["input_ids"].shape[1]
-        moment = Moment(with_state(), heaviest.rows * width / largest)
-        probes.append(Probe(heaviest.rows, len(rows), moment))
-        return [0.0]
+        probes.append(Probe(heaviest.rows, len(rows), Moment(with_state(), min(1.0, width / setup.tokens))))
+        return _norms(candidate, running.cut())
 
     nothing: Any = _Nothing()
     context = Context(
@@ -116,16 +121,49 @@ def rehearsed(
         gradient_norms=gradient_norms,
     )
     running = POLICIES[policy.name].start(context)
-    found: dict[Pattern, tuple[float, dict[Moment, None]]] = {}
+    found: dict[Pattern, tuple[float, list[Moment]]] = {}
     for step, load in enumerate(loads):
         running.before_step(step)
         pattern = Pattern(gates.open, running.cut())
-        heaviest, moments = found.get(pattern, (0.0, {}))
-        moments[Moment(with_state(), load / largest)] = None
+        heaviest, moments = found.get(pattern, (0.0, []))
+        moments = _heaviest((*moments, Moment(with_state(), _share(load, largest))))
         found[pattern] = (max(heaviest, running.weight() * load), moments)
         for layer in gates.open:
-            optimizer.state[gates.owned[layer]] = True
+            if trains_in(candidate, layer, pattern):
+                optimizer.state[gates.owned[layer]] = True
     order = sorted(found.items(), key=lambda item: -item[1][0])
     steps = tuple((pattern, tuple(moments)) for pattern, (_, moments) in order[:HEAVIEST])
     # Probes differ in what they leave out, of which the first leaves out nothing.
     return Rehearsal(steps, tuple(probes[:1]))
+
+
+def _norms(candidate: Candidate, cut: frozenset[tuple[int, Role]]) -> list[float]:
+    """Of the gradients without some branches: none of what stands in them, and a little less of everything else."""
+    found = [1.0 - _LESS * len(cut)]
+    for one in candidate.insertions:
+        places = ((layer, branch) for layer in one.layers for branch in sorted(branches_of(one)))
+        found.extend(0.0 if place in cut else 1.0 for place in places)
+    return found
+
+
+def _share(load: float, largest: float) -> float:
+    return min(1.0, load / largest)  # a load has half a token more where rows are padded
+
+
+def _heaviest(moments: Sequence[Moment]) -> list[Moment]:
+    """Without those that another one is as large as, and has as much state as; of equal ones the first stays."""
+    found: list[Moment] = []
+    for one in moments:
+        if not any(one.within(other) for other in found):
+            found = [*(other for other in found if not other.within(one)), one]
+    return found
+
+
+def alike(setup: Setup, count: int) -> list[Batch]:
+    """So many different batches of the size that memory is known for, of rows that are not there."""
+    ids = torch.zeros(1, 1, dtype=torch.int64).expand(setup.rows, setup.tokens)
+    tokens = setup.rows * setup.tokens - setup.padded
+    return [
+        Batch({"input_ids": ids, "attention_mask": ids}, ids[:, 0], tuple(range(at, at + setup.rows)), tokens)
+        for at in range(0, count * setup.rows, setup.rows)
+    ]

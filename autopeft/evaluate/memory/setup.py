@@ -34,7 +34,7 @@ class Setup:
     checkpointing: bool = False
     """Whether every block's forward pass is computed again in the backward pass in place of keeping what it saved."""
     accumulates: bool = False
-    """Whether the gradients of an earlier forward pass of the step are there: it has several, and this is a later one."""
+    """Whether the step has several forward passes, so that the gradients of an earlier one are there."""
     evaluating: bool = False
     """Whether the model is in evaluation mode, without dropout, as where a policy asks for gradients between steps."""
     caches: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,15 @@ class Held:
         return cls(weights, added, state, round(trainable), trainable_bytes)
 
 
+class Gradients(NamedTuple):
+    """Of some parameters, in bytes."""
+
+    bytes: float = 0.0
+    """All of them."""
+    largest: float = 0.0
+    """One of them."""
+
+
 @dataclass(frozen=True)
 class Cuts:
     """Places in the events of a step. First come the births of weights, adapters and buffers."""
@@ -93,10 +102,10 @@ class Timeline:
     """What the backward pass does below the blocks."""
     head_gradients: float
     """Bytes of gradients of parameters outside the blocks that are there when the blocks' backward pass begins."""
-    gradients: list[float]
-    """Bytes of the gradients that each block has in the end."""
-    outside_gradients: float
-    """Bytes of all gradients outside the blocks."""
+    gradients: list[Gradients]
+    """Those that each block has in the end."""
+    outside_gradients: Gradients
+    """All that lie outside the blocks."""
     update: Deltas
     """Clipping and the optimiser's step, until the gradients are gone."""
     events: list[Event] = field(default_factory=list)
@@ -341,16 +350,18 @@ def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
 
-def _gradients_of(blocks: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> list[float]:
-    """Bytes of the gradients that are there, by block, and at last outside of all or in several."""
+def _gradients_of(blocks: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> list[Gradients]:
+    """The gradients that are there, by block, and at last outside of all or in several."""
     places: dict[int, int] = {}
     for index, block in enumerate(blocks):
         for part in block.parameters():
             places[id(part)] = index if places.setdefault(id(part), index) == index else -1
-    found = [0.0] * (len(blocks) + 1)
+    found = [Gradients()] * (len(blocks) + 1)
     for part in parameters:
         if part.grad is not None:
-            found[places.get(id(part), -1)] += float(part.grad.untyped_storage().nbytes())
+            size = float(part.grad.untyped_storage().nbytes())
+            place = places.get(id(part), -1)
+            found[place] = Gradients(found[place].bytes + size, max(found[place].largest, size))
     return found
 
 
