@@ -55,7 +55,7 @@ def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction
         task = EvaluationTask(
             number=0, attempt=1, seed=recipe.seed, candidate=recipe.candidate, artefact_dir=str(out.resolve())
         )
-        outcome = _evaluated(evaluator, [task], on_event)
+        outcome = evaluated(evaluator, [task], on_event)
         scored = outcome.status is TrialStatus.COMPLETE and "test" in inspection.task.rows
         test = evaluator.score_test(out) if scored else None
     finally:
@@ -63,7 +63,7 @@ def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction
     return Reproduction(outcome, test, out, time.monotonic() - began)
 
 
-def _evaluated(evaluator: Evaluator, tasks: Sequence[EvaluationTask], on_event: OnEvent) -> Outcome:
+def evaluated(evaluator: Evaluator, tasks: Sequence[EvaluationTask], on_event: OnEvent = ignore) -> Outcome:
     """Run one evaluation to its end."""
     evaluation = evaluator.evaluate(tasks)
     try:

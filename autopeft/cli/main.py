@@ -13,6 +13,7 @@ from rich.markup import escape
 from autopeft import __version__
 from autopeft.cli import (
     doctor,
+    estimate,
     export,
     extend,
     front,
@@ -53,6 +54,7 @@ _VERBS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("report", "Results", report.command),
     ("export", "Results", export.command),
     ("train", "Results", train.command),
+    ("estimate", "Set-up", estimate.command),
     ("spaces", "Set-up", spaces.command),
     ("methods", "Set-up", methods.command),
     ("objectives", "Set-up", objectives.command),

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autopeft.domain.candidate import Insertion
+from autopeft.domain.candidate import Candidate, Insertion
 from autopeft.domain.layout import Role
 from autopeft.domain.objective import Direction, Objective, Unit
 from autopeft.domain.results import Front, ScoredTrial
@@ -120,7 +120,12 @@ def candidate_text(trial: Trial) -> str:
 
     Insertions in the same layers stand together: `serial size 24 on out + prefix length 6 · layers 0,2 · lr 0.0001`.
     """
-    insertions, parts = trial.candidate.insertions, []
+    return configuration_text(trial.candidate)
+
+
+def configuration_text(candidate: Candidate) -> str:
+    """The same of a candidate that is no trial."""
+    insertions, parts = candidate.insertions, []
     for layers in dict.fromkeys(one.layers for one in insertions):
         together = [one for one in insertions if one.layers == layers]
         named = [f"{one.method} {knob_text(one)}".rstrip() for one in together]
@@ -132,8 +137,8 @@ def candidate_text(trial: Trial) -> str:
         parts.append(f"layer{'s' if len(layers) != 1 else ''} {ranges(layers)}")
     if not parts:
         parts.append("head only")
-    parts += [chosen for _, chosen, _ in trial.candidate.treatments()]
-    parts.append(f"lr {setting(trial.candidate.learning_rate)}")
+    parts += [chosen for _, chosen, _ in candidate.treatments()]
+    parts.append(f"lr {setting(candidate.learning_rate)}")
     return " · ".join(parts)
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-_CONTEXT_BYTES = 600 << 20
-"""What the driver and the libraries take of a GPU per process, outside torch's allocator; an estimate."""
+from autopeft.domain.devices import CONTEXT_BYTES
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def worker_bytes(gpu_bytes: int, share: float) -> int:
     The rest of its share is the process's own context, of at most half of it.
     """
     whole = min(share, 1.0) * gpu_bytes
-    return int(max(whole - _CONTEXT_BYTES, whole / 2))
+    return int(max(whole - CONTEXT_BYTES, whole / 2))
 
 
 def device_name(device: torch.device) -> str:

@@ -20,12 +20,12 @@ from autopeft.evaluate.quantisation import check_quantised, quantised_layout
 from autopeft.evaluate.source import weight_files
 from autopeft.evaluate.tasks import make_task
 
-__all__ = ["DeviceFacts", "Inspection", "devices", "inspect_model", "inspect_run"]
+__all__ = ["ANY_TASK", "ANY_TEXT", "DeviceFacts", "Inspection", "devices", "inspect_model", "inspect_run"]
 
-_ANY_TASK = TaskInfo(kind="classification", labels=("0", "1"), metric="accuracy", metrics=("accuracy",), rows={})
+ANY_TASK = TaskInfo(kind="classification", labels=("0", "1"), metric="accuracy", metrics=("accuracy",), rows={})
 """Stands for the task while the data cannot be read, so that the model's mistakes are found all the same."""
 
-_ANY_TEXT = TaskInfo(kind="causal-lm", metric="loss", metrics=("loss",), rows={})
+ANY_TEXT = TaskInfo(kind="causal-lm", metric="loss", metrics=("loss",), rows={})
 """The same for a language model."""
 
 
@@ -59,7 +59,7 @@ def inspect_run(spec: SearchSpec) -> Inspection:
     try:
         if spec.model.load_in is not None:
             check_quantised(spec.model, bool(devices().gpus) or spec.resources.ray_address is not None)
-        base = build_on_meta(spec.model, data.task if data else _ANY_TASK)
+        base = build_on_meta(spec.model, data.task if data else ANY_TASK)
         layout = inspect_layout(base.model, base.new_parameters)
         if spec.model.load_in is not None:
             layout = quantised_layout(layout, base.model, spec.model.load_in)
@@ -109,7 +109,7 @@ def inspect_model(spec: ModelSpec, task: TaskName = TaskName.SEQUENCE_CLASSIFICA
     Raises:
         UserError: where there is no such model or it cannot do the task.
     """
-    asked = _ANY_TEXT if task is TaskName.CAUSAL_LM else _ANY_TASK
+    asked = ANY_TEXT if task is TaskName.CAUSAL_LM else ANY_TASK
     folder = Path(spec.source).expanduser()
     if (folder / "config.json").is_file() and not weight_files(folder):
         return inspect_layout(build_from_config(spec, asked))

@@ -266,9 +266,10 @@ class Training:
         """Norm of the gradient of every parameter in evaluation mode; leaves no gradients."""
         self._model.eval()
         total = sum(batch.rows for batch in batches)
-        for batch in batches:
-            # A backward pass counts for more than the forward pass of a probe.
-            with self.meter.aside(batch_load(batch) * (1 + len(self.gates.layers))):
+        for place, batch in enumerate(batches):
+            # A backward pass counts for more than the forward pass of a probe, and one beside the gradients of those
+            # before it for more than the first.
+            with self.meter.aside(batch_load(batch) * (1 + len(self.gates.layers)) * (1.25 if place else 1.0)):
                 loss = self._loss(batch) * (batch.rows / total)
                 if loss.requires_grad:
                     loss.backward()

@@ -26,6 +26,7 @@ from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from tests.unit.evaluate_models import CONFIGS, WORDS, config_of
 
 ROWS, TOKENS = 4, 11
+STEPS = 16
 
 
 def model_of(
@@ -68,7 +69,8 @@ def setup_of(dtype: torch.dtype = torch.float32, **changes: Any) -> Setup:
 def forecast_of(kind: str, layers: int = 4, dtype: torch.dtype = torch.float32, **changes: Any) -> Forecast:
     """A forecast of a model on `meta`, with what it learned from one test to the next."""
     model = model_of(kind, layers, dtype, "meta")
-    return Forecast(MetaModel(model, inspect_layout(model)), setup_of(dtype, **changes), seed=3, steps=4)
+    setup, rows = setup_of(dtype, **changes), [batch()] * STEPS
+    return Forecast(MetaModel(model, inspect_layout(model)), setup, seed=3, steps=STEPS, batches=rows)
 
 
 def candidate(
@@ -88,7 +90,7 @@ def candidate(
 def tracked(
     kind: str, wanted: Candidate, layers: int = 4, dtype: torch.dtype = torch.float32, **spec: Any
 ) -> tuple[int, int]:
-    """Peak bytes over four real steps on the CPU, after the pruning if there is one, and trainable parameters."""
+    """Peak bytes over `STEPS` real steps on the CPU, after the pruning if there is one, and trainable parameters."""
     model = model_of(kind, layers, dtype)
     layout, untouched = inspect_layout(model), Untouched(model)
     rows = batch()
@@ -99,12 +101,13 @@ def tracked(
     )
     with removed_afterwards(untouched):
         wiring = wiring_of(model, wanted, layout, rows.inputs, nullcontext) if wanted.pruning is not None else None
-        inserted = insert(untouched, wanted, layout, 3, steps=4, calibration=calibration)
+        inserted = insert(untouched, wanted, layout, 3, steps=STEPS, calibration=calibration)
         if wanted.pruning is not None and wiring is not None:
             Estimation(untouched, inserted, wanted.pruning, wiring, seed=3, steps=1, passes=1).prune()
-        recipe = TrainingSpec(steps=4, rungs=(1.0,), **spec)
+        passes = spec.get("gradient_accumulation", 1)
+        recipe = TrainingSpec(steps=STEPS, rungs=(1.0,), **spec)
         training = Training(
-            inserted, [rows] * 4, recipe, 1e-3, torch.device("cpu"), dtype, policy=wanted.policy, seed=3
+            inserted, [rows] * STEPS * passes, recipe, 1e-3, torch.device("cpu"), dtype, policy=wanted.policy, seed=3
         )
         for _ in training.run():
             pass

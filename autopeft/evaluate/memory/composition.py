@@ -9,7 +9,7 @@ shows that it is not, each size is traced.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,76 +111,3 @@ class Library:
                 return None
             self._found[key] = found
         return self._found[key]
-
-
-@dataclass(frozen=True)
-class Span:
-    """A part of the step by its end and its height."""
-
-    total: float
-    """Bytes live after it less those before."""
-    height: float
-    """Most bytes live during it less those before; 0 or more."""
-
-    @classmethod
-    def of(cls, deltas: Deltas) -> Span:
-        """Of the changes one after another."""
-        return cls(float(deltas.sum()), float(np.cumsum(deltas).max(initial=0.0)))
-
-
-@dataclass(frozen=True)
-class Course:
-    """What a step comes to."""
-
-    peak: float
-    """Most bytes live above those at its start."""
-    where: str
-    """The part of the step in which it lies."""
-    kept: float
-    """Of them, what blocks keep for the backward pass."""
-    gradients: float
-    """Of them, gradients of parameters."""
-    head: float
-    """Of them, what is made between the last block and its backward pass: logits, loss and their gradients."""
-
-
-def composed(
-    before: Span,
-    forward: Sequence[Span],
-    between: Span,
-    backward: Sequence[tuple[int, Span]],
-    after: Span,
-    update: Span,
-    gradients: Sequence[float],
-    outside: tuple[float, float] = (0.0, 0.0),
-) -> Course:
-    """Go through a step.
-
-    `backward` is in order of time, from the last block down to the lowest that has one; `gradients` are the bytes of
-    each block's own, and `outside` those of other parameters: that come with the head's, and all of them.
-    """
-    live = kept = made = head = 0.0
-    best = Course(0.0, "start", 0.0, 0.0, 0.0)
-
-    def passed(span: Span, where: str, made_here: float = 0.0) -> None:
-        nonlocal live, best
-        if live + span.height > best.peak:
-            best = Course(live + span.height, where, kept, made, max(0.0, head or made_here))
-        live += span.total
-
-    passed(before, "embeddings")
-    for index, span in enumerate(forward):
-        passed(span, f"forward pass of layer {index}")
-        kept += span.total
-    passed(between, "head and loss", between.height)
-    made += outside[0]
-    head = between.total - outside[0]
-    for index, span in backward:
-        passed(span, f"backward pass of layer {index}")
-        kept -= forward[index].total
-        made += gradients[index]
-    passed(after, "backward pass of the embeddings")
-    kept = 0.0
-    made += outside[1] - outside[0]
-    passed(update, "optimiser step")
-    return best

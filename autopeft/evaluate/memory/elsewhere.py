@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 
 from autopeft.domain.candidate import Candidate
@@ -15,15 +12,13 @@ from autopeft.domain.memory import Prediction
 from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import ModelSpec, PredictForSpec, TrainingSpec
 from autopeft.evaluate.arithmetic import arithmetic_dtype
-from autopeft.evaluate.base_model import build_from_config, build_on_meta
-from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.bare import bare_model
 from autopeft.evaluate.memory.forecast import Forecast
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
-from autopeft.evaluate.source import weight_files
 from autopeft.evaluate.train import planned_steps
 
 
@@ -99,7 +94,7 @@ def open_elsewhere(
         UserError: where there is no such model, it cannot do the task, or it takes no rows of so many tokens.
     """
     try:
-        model, layout = _built(asked, task)
+        model, layout = bare_model(ModelSpec(source=asked.model, revision=asked.revision, dtype=asked.dtype), task)
     except UserError as error:
         raise UserError(*(_placed(problem) for problem in error.problems)) from error
     if layout.max_positions is not None and layout.max_positions < asked.seq:
@@ -113,28 +108,12 @@ def open_elsewhere(
         lower=arithmetic_dtype(torch.device(target), next(model.parameters()).dtype),
         clip=training.clip_norm is not None,
         checkpointing=training.gradient_checkpointing,
+        accumulates=training.gradient_accumulation > 1,
     )
     # As many as its trials do: which steps are the heaviest of a policy may depend on it.
     steps = planned_steps(training, -(-task.rows["train"] // training.batch_size))
-    return Elsewhere(before, Forecast(MetaModel(model, layout), setup, seed=seed, steps=steps))
-
-
-def _built(asked: PredictForSpec, task: TaskInfo) -> tuple[Any, ModelLayout]:
-    """The other model on `meta`, frozen, its new head in float32."""
-    spec = ModelSpec(source=asked.model, revision=asked.revision, dtype=asked.dtype)
-    folder = Path(asked.model).expanduser()
-    if not (folder / "config.json").is_file() or weight_files(folder):
-        base = build_on_meta(spec, task)
-        return base.model, inspect_layout(base.model, base.new_parameters)
-    model = build_from_config(spec, task)
-    for path in inspect_layout(model).head_paths:
-        model.get_submodule(path).float()
-    config = model.config.get_text_config()
-    if config.pad_token_id is None:
-        config.pad_token_id = 0  # heads of decoders look for it, whichever it is
-    model.eval()
-    model.requires_grad_(False)
-    return model, inspect_layout(model)
+    forecast = Forecast(MetaModel(model, layout), setup, seed=seed, steps=steps, passes=training.gradient_accumulation)
+    return Elsewhere(before, forecast)
 
 
 def _placed(problem: Problem) -> Problem:

@@ -6,6 +6,7 @@ and are put right here: questions to values, autocast (which passes `meta` by), 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,9 +71,19 @@ def answered(func: Any, args: Any, kwargs: dict[str, Any], padded: bool) -> Any:
         return (not padded) if kind == torch.bool else 0.0 if kind.is_floating_point else 0
     if func is _ATEN._to_copy.default and "device" in kwargs and args[0].device.type == "meta":
         kwargs["device"] = torch.device("meta")
+    if func is _ATEN.block_diag.default and args[0][0].device.type == "meta":
+        # Elsewhere one kernel; on `meta` a composition of many, whose parts would count.
+        rows, columns = (sum(shape[side] for shape in map(_two_sided, args[0])) for side in (0, 1))
+        kind = functools.reduce(torch.promote_types, (part.dtype for part in args[0]))
+        return args[0][0].new_empty((rows, columns), dtype=kind)
     if func is _ATEN.bincount.default and args[0].device.type == "meta":
         return args[0].new_empty((kwargs.get("minlength", args[2] if len(args) > 2 else 0),), dtype=torch.int64)
     return func(*args, **kwargs)
+
+
+def _two_sided(part: torch.Tensor) -> tuple[int, int]:
+    """The shape of a block on a diagonal: a vector is a row."""
+    return (1, part.numel()) if part.dim() < 2 else (part.shape[0], part.shape[1])
 
 
 class _Fused(torch.autograd.Function):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,20 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.layout import TaskName
+from autopeft.domain.memory import Prediction
+from autopeft.domain.results import TaskInfo
+from autopeft.domain.spec import ModelSpec
+from autopeft.evaluate.base_model import build_from_config
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.course import earlier
 from autopeft.evaluate.memory.emulation import on_meta
 from autopeft.evaluate.memory.optimisers import optimiser_of
+from autopeft.evaluate.memory.predictor import prediction_of
+from autopeft.evaluate.memory.quantised import hold_in_few_bits
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import Timeline, traced_step
-from autopeft.evaluate.memory.tracing import batch_of
+from autopeft.evaluate.memory.tracing import batch_of, leave_on_host
+from autopeft.evaluate.quantisation import kept_whole, norms_in_float32
 
 WHERE = "--peft-config"
 FULL = "none"
@@ -41,6 +50,22 @@ class PeftFile:
     """What it says that the model is trained for."""
     ignored: tuple[str, ...] = ()
     """Keys with a value that the installed peft does not know."""
+
+    @property
+    def title(self) -> str:
+        """In one line: the method, its knob where it has one, and its modules."""
+        if self.config is None:
+            return "full fine-tuning"
+        rank, modules = getattr(self.config, "r", None), getattr(self.config, "target_modules", None)
+        parts = [f"{self.name} r{rank}" if isinstance(rank, int) else self.name]
+        if modules:
+            parts.append(modules if isinstance(modules, str) else ",".join(sorted(modules)))
+        tokens = getattr(self.config, "num_virtual_tokens", None)
+        return " · ".join([*parts, *([f"{tokens} tokens"] if tokens else [])])
+
+    def copied(self) -> PeftFile:
+        """The same with a configuration of its own, because peft writes into the one that it puts in."""
+        return replace(self, config=copy.deepcopy(self.config))
 
 
 def read_peft(path: str) -> PeftFile:
@@ -75,6 +100,55 @@ def read_peft(path: str) -> PeftFile:
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise _refused(f"the installed peft refuses {path}: {_first_line(error)}", "Correct the file.") from error
     return PeftFile(kind, config, None if task is None else _TASKS[task], tuple(left))
+
+
+class Script:
+    """A plain script that trains a model with a configuration of peft; answers for one setup after another."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        task: TaskInfo,
+        peft: PeftFile,
+        *,
+        attention: str | None = None,
+        adapters_in_float32: bool = True,
+    ) -> None:
+        """`attention` is the implementation by transformers' name; the others are as `external_timeline` has them.
+
+        Raises:
+            UserError: where the model cannot be built.
+        """
+        self._spec, self._task, self._attention = spec, task, attention
+        self._peft, self._in_float32 = peft, adapters_in_float32
+        self._timelines: dict[Setup, tuple[Timeline, Timeline]] = {}
+        model = self._build()
+        self.layout = inspect_layout(model)
+        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+
+    def predict(self, setup: Setup, workspace: int) -> Prediction:
+        """The step of a setup; `workspace` bytes are held in the allocator by libraries.
+
+        Raises:
+            UserError: where the configuration does not fit the model.
+        """
+        if setup not in self._timelines:
+            before, longest = (
+                external_timeline(self._build(), self._peft.copied(), one, adapters_in_float32=self._in_float32)
+                for one in (earlier(setup), setup)
+            )
+            self._timelines[setup] = (before, longest)
+        before, longest = self._timelines[setup]
+        return prediction_of(longest, workspace if setup.target == "cuda" else None, before)
+
+    def _build(self) -> Any:
+        model = build_from_config(self._spec, self._task, self._attention)
+        if self._spec.load_in is not None:
+            # As `prepare_model_for_kbit_training` leaves it: norms in float32, nothing trained but the adapters.
+            hold_in_few_bits(model, self._spec.load_in, kept_whole(model, ()))
+            norms_in_float32(model)
+            model.requires_grad_(False)
+        return model
 
 
 def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_float32: bool = True) -> Timeline:
@@ -117,7 +191,11 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
                 f"{peft.name} cannot be put into this model: {_first_line(error)}",
                 "Correct target_modules and the like; a configuration is for one architecture.",
             ) from error
+    if setup.target == "cuda":
+        leave_on_host(whole)
     whole.train()
+    if peft.config is None and layout.quantised:
+        raise _refused("weights in few bits cannot train", "Leave out --load-in, or give a configuration of peft.")
     trained = [part for part in whole.parameters() if part.requires_grad]
     if not trained:
         raise _refused(f"{peft.name} leaves nothing to train", "Set inference_mode to false in it.")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.memory import Prediction
+from autopeft.domain.results import TaskInfo
 from autopeft.domain.spec import SearchSpec
 from autopeft.evaluate.arithmetic import arithmetic_dtype, batch_load
 from autopeft.evaluate.base_model import BaseModel, build_on_meta
@@ -17,35 +20,54 @@ from autopeft.evaluate.data.batches import Batch, plan
 from autopeft.evaluate.data.load import DataSet, load_data
 from autopeft.evaluate.devices import choose_device
 from autopeft.evaluate.insertion import Inserted
-from autopeft.evaluate.layout import inspect_layout
-from autopeft.evaluate.memory.kinds import Pattern
+from autopeft.evaluate.memory.bare import bare_model, in_few_bits
+from autopeft.evaluate.memory.breakdown import StepParts
+from autopeft.evaluate.memory.course import earlier
+from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern
 from autopeft.evaluate.memory.predictor import StepPredictor, prediction_of
-from autopeft.evaluate.memory.quantised import hold_in_few_bits
-from autopeft.evaluate.memory.rehearsal import patterns
+from autopeft.evaluate.memory.rehearsal import Rehearsal, alike, rehearsed
 from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.step import Timeline
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.pruning import scores
 from autopeft.evaluate.pruning.decision import decide
 from autopeft.evaluate.pruning.phase import Estimation, apply, estimation_steps
 from autopeft.evaluate.pruning.shape import sites
 from autopeft.evaluate.pruning.surgery import Folded, Pruned
-from autopeft.evaluate.quantisation import kept_whole, norms_in_float32
 from autopeft.evaluate.tasks import make_task
 from autopeft.evaluate.train import planned_steps
 from autopeft.evaluate.untouched import Untouched
+
+ASSUMED_STEPS = 100
 
 
 class Forecast:
     """An `autopeft.domain.ports.MemoryForecast` for one model, one setup and one length of training."""
 
-    def __init__(self, model: MetaModel, setup: Setup, *, seed: int, steps: int) -> None:
-        """`steps` are the planned optimiser steps and `seed` the trials', on which policies and prunings depend."""
+    def __init__(
+        self,
+        model: MetaModel,
+        setup: Setup,
+        *,
+        seed: int,
+        steps: int,
+        batches: Sequence[Batch] | None = None,
+        passes: int = 1,
+    ) -> None:
+        """`steps` are the planned optimiser steps of so many `passes` each, `batches` all of the training in its order
+        (by default all alike) and `seed` the trials', on which policies and prunings depend."""
         self._model = model
         self.setup = setup
         self._seed = seed
         self._steps = steps
-        self._predictor = StepPredictor(model, setup)
+        self._given = batches
+        self._passes = passes
+        self._predictors: dict[Setup, StepPredictor] = {setup: StepPredictor(model, setup)}
         self._known: dict[str, Prediction | str] = {}
+
+    @cached_property
+    def _batches(self) -> Sequence[Batch]:
+        return self._given if self._given is not None else alike(self.setup, self._steps * self._passes)
 
     @property
     def layout(self) -> ModelLayout:
@@ -53,9 +75,20 @@ class Forecast:
         return self._model.layout
 
     @property
+    def dtypes(self) -> str:
+        """Of the frozen weights and, after a comma, what autocast computes in."""
+        lower = self.setup.lower
+        return dtype_name(self._model.dtype) + ("" if lower is None else f", {dtype_name(lower)} autocast")
+
+    @property
+    def attention(self) -> str:
+        """Transformers' name of the attention's implementation."""
+        return self._model.attention
+
+    @property
     def traces(self) -> int:
         """How many models were traced so far."""
-        return self._predictor.traces
+        return sum(one.traces for one in self._predictors.values())
 
     def predict(self, candidate: Candidate) -> Prediction | None:
         """The peak of the training phase: after the pruning of a candidate that prunes; None where it is not known.
@@ -63,6 +96,31 @@ class Forecast:
         A method may defy tracing without weights; `why_not` then says how.
         """
         return self._quietly(candidate.digest, lambda: self._predicted(candidate))
+
+    def traced(self, candidate: Candidate, workspace: int) -> Prediction:
+        """The same from a trace of the whole model, with what CUDA's caching allocator would hold; slower.
+
+        Args:
+            candidate: What to put in.
+            workspace: Bytes that libraries hold in the allocator.
+
+        Raises:
+            As `MetaModel.timeline`.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pattern = self._heaviest(candidate)[0]
+            if candidate.pruning is not None:
+                before, longest = (one._cut(candidate, pattern) for one in (self.at(earlier(self.setup)), self))
+                return prediction_of(longest, workspace, before)
+            before, longest = (
+                self._model.timeline(candidate, setup, None, pattern) for setup in (earlier(self.setup), self.setup)
+            )
+            return prediction_of(longest, workspace, before)
+
+    def at(self, setup: Setup) -> Forecast:
+        """A forecast for the same model at another setup."""
+        return Forecast(self._model, setup, seed=self._seed, steps=self._steps, passes=self._passes)
 
     def why_not(self, candidate: Candidate) -> str:
         """Why there is no prediction; empty where there is one."""
@@ -99,17 +157,41 @@ class Forecast:
 
         return prediction_of(self._model.timeline(candidate, self.setup, changed=masked))
 
+    def _rehearsal(self, candidate: Candidate) -> Rehearsal:
+        done = 0 if candidate.pruning is None else estimation_steps(candidate.pruning, max(2, self._steps))
+        batches = self._batches[min(done, self._steps - 1) * self._passes :]
+        return rehearsed(candidate, self.layout, self._seed, batches, self._passes, self.setup)
+
     def _predicted(self, candidate: Candidate) -> Prediction:
-        steps = self._steps
-        if candidate.pruning is not None:
-            steps -= estimation_steps(candidate.pruning, max(2, steps))
-        found = patterns(candidate, self.layout, self._seed, max(1, steps), self.setup.tokens)
+        return self._heaviest(candidate)[1]
+
+    def _heaviest(self, candidate: Candidate) -> tuple[Pattern, Prediction]:
+        """The step or probe that needs the most."""
+        rehearsal = self._rehearsal(candidate)
+        steps = rehearsal.steps
         if candidate.pruning is not None:
             # Which of the heaviest steps it is hardly matters beside what was pruned, and each is a trace.
-            return self._pruned(candidate, found[0])
-        return max((self._predictor.predict(candidate, one) for one in found), key=lambda one: one.train_peak_bytes)
+            steps = steps[:1]
+        found = [
+            (pattern, self._parts(candidate, self.setup, pattern), moment)
+            for pattern, moments in steps
+            for moment in moments
+        ]
+        for probe in rehearsal.probes:
+            setup = replace(self.setup, rows=probe.rows, accumulates=probe.batches > 1, evaluating=True)
+            parts = self._parts(candidate, setup, EVERYTHING)
+            found.append((EVERYTHING, replace(parts, update=0.0), probe.moment))
+        pattern, parts, moment = max(found, key=lambda one: one[1].peak_bytes(one[2]))
+        return pattern, parts.prediction(moment)
 
-    def _pruned(self, candidate: Candidate, pattern: Pattern) -> Prediction:
+    def _parts(self, candidate: Candidate, setup: Setup, pattern: Pattern) -> StepParts:
+        if candidate.pruning is not None:
+            return StepParts.of(self.at(setup)._cut(candidate, pattern), accumulates=setup.accumulates)
+        if setup not in self._predictors:
+            self._predictors[setup] = StepPredictor(self._model, setup)
+        return self._predictors[setup].parts(candidate, pattern)
+
+    def _cut(self, candidate: Candidate, pattern: Pattern) -> Timeline:
         """Of a draw: what scores will choose is not known, and how much is kept is the same."""
         pruning = candidate.pruning
         assert pruning is not None
@@ -122,14 +204,48 @@ class Forecast:
         def cut(untouched: Untouched, inserted: Inserted) -> None:
             apply(untouched, inserted, pruned)
 
-        return prediction_of(self._model.timeline(candidate, self.setup, None, pattern, cut))
+        return self._model.timeline(candidate, self.setup, None, pattern, cut)
 
 
-def largest_step(batches: Sequence[Batch], passes: int, seed: int) -> tuple[int, int, bool]:
-    """Rows, tokens per row and whether some are padding, of the largest batch of a training of so many passes."""
-    largest = max(plan(batches, passes, seed), key=batch_load)
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16` for torch's."""
+    return str(dtype).removeprefix("torch.")
+
+
+def largest_of(batches: Sequence[Batch]) -> tuple[int, int, bool]:
+    """Rows, tokens per row and whether some are padding, of the largest batch."""
+    largest = max(batches, key=batch_load)
     rows, tokens = largest.inputs["input_ids"].shape
     return int(rows), int(tokens), largest.tokens < rows * tokens
+
+
+def forecast_at(
+    spec: SearchSpec, task: TaskInfo, rows: int, tokens: int | None, *, padded: bool = True, target: str = "cuda"
+) -> Forecast:
+    """The forecast of a search on rows that are not there: its model from a config, its largest batch as said.
+
+    Where `tokens` are not said, texts are as long as the spec and the model let them be. A training of unknown length
+    has `ASSUMED_STEPS` steps, on which only policies and prunings depend.
+
+    Raises:
+        UserError: where the model cannot be had or cannot do the task.
+    """
+    model, layout = bare_model(spec.model, task)
+    if tokens is None:
+        tokens = min(spec.data.max_tokens, layout.max_positions or spec.data.max_tokens)
+    passes = spec.training.gradient_accumulation
+    setup = Setup(
+        rows=rows,
+        tokens=tokens,
+        padded=padded,
+        target="cuda" if target == "cuda" else "cpu",
+        lower=arithmetic_dtype(torch.device(target), next(model.parameters()).dtype),
+        clip=spec.training.clip_norm is not None,
+        checkpointing=spec.training.gradient_checkpointing,
+        accumulates=passes > 1,
+    )
+    steps = spec.training.steps or ASSUMED_STEPS
+    return Forecast(MetaModel(model, layout), setup, seed=spec.seed, steps=steps, passes=passes)
 
 
 def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseModel | None = None) -> Forecast:
@@ -149,13 +265,12 @@ def open_forecast(spec: SearchSpec, target: str | None = None, *, model: BaseMod
 
 def forecast_of(spec: SearchSpec, data: DataSet, base: BaseModel, target: str | None = None) -> Forecast:
     """The forecast of a search whose rows and whose model on `meta` are there already; it keeps the model."""
-    if spec.model.load_in is not None:
-        hold_in_few_bits(base.model, spec.model.load_in, kept_whole(base.model, base.new_parameters))
-        norms_in_float32(base.model)
-    layout = inspect_layout(base.model, base.new_parameters)
+    _, layout = in_few_bits(base, spec.model)
     batches = make_task(spec, data, base, layout).train_batches()
     steps = planned_steps(spec.training, len(batches))
-    rows, tokens, padded = largest_step(batches, steps * spec.training.gradient_accumulation, spec.seed)
+    passes = spec.training.gradient_accumulation
+    planned = list(plan(batches, steps * passes, spec.seed))
+    rows, tokens, padded = largest_of(planned)
     chosen = target or choose_device("auto").type
     dtype = next(base.model.parameters()).dtype
     setup = Setup(
@@ -166,5 +281,6 @@ def forecast_of(spec: SearchSpec, data: DataSet, base: BaseModel, target: str | 
         lower=arithmetic_dtype(torch.device(chosen), dtype),
         clip=spec.training.clip_norm is not None,
         checkpointing=spec.training.gradient_checkpointing,
+        accumulates=passes > 1,
     )
-    return Forecast(MetaModel(base.model, layout), setup, seed=spec.seed, steps=steps)
+    return Forecast(MetaModel(base.model, layout), setup, seed=spec.seed, steps=steps, batches=planned, passes=passes)

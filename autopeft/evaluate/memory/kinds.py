@@ -88,8 +88,7 @@ def kinds_of(
         here = [place for place, one in enumerate(candidate.insertions) if everywhere[place] or index in one.layers]
         cut = frozenset(role for at, role in pattern.cut if at == index)
         shut = pattern.open is not None and index not in pattern.open
-        held = [one for one in here if not _cut_off(candidate.insertions[one], cut)]
-        trains = bool(held) and not shut
+        trains = bool(here) and trains_in(candidate, index, pattern)
         # What goes into the first block, and what comes out of the last, is given up elsewhere.
         place_in_model = (index == 0, index == len(layout.layers) - 1)
         inside = tuple(shapes[place][0] for place in here)
@@ -100,12 +99,28 @@ def kinds_of(
     return found
 
 
+def trains_in(candidate: Candidate, layer: int, pattern: Pattern) -> bool:
+    """Whether something that the candidate has in the layer gets a gradient."""
+    if pattern.open is not None and layer not in pattern.open:
+        return False
+    cut = frozenset(role for at, role in pattern.cut if at == layer)
+    return any(
+        not _cut_off(one, cut)
+        for one in candidate.insertions
+        if layer in one.layers or not METHODS[one.method].facts.takes_layers
+    )
+
+
 def _cut_off(insertion: Insertion, cut: frozenset[Role]) -> bool:
     """Whether all that an insertion has in a layer lies in branches whose output is detached."""
-    if not cut or not insertion.modules:
-        return False
-    branches = {Role.ATTENTION_OUTPUT if Role(role) in ATTENTION else Role.FFN_OUT for role in insertion.modules}
-    return branches <= cut
+    return bool(cut) and bool(insertion.modules) and branches_of(insertion) <= cut
+
+
+def branches_of(insertion: Insertion) -> frozenset[Role]:
+    """The last modules of the residual branches in which it stands; both where it names no modules."""
+    if not insertion.modules:
+        return frozenset((Role.ATTENTION_OUTPUT, Role.FFN_OUT))
+    return frozenset(Role.ATTENTION_OUTPUT if Role(role) in ATTENTION else Role.FFN_OUT for role in insertion.modules)
 
 
 def first_of_each(kinds: Sequence[Kind]) -> list[int]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.memory import Prediction
 from autopeft.evaluate.memory.allocator import simulated
-from autopeft.evaluate.memory.composition import Course, Library, Piece, Sizes, Span, composed
+from autopeft.evaluate.memory.breakdown import Block, Span, StepParts
+from autopeft.evaluate.memory.composition import Library, Piece, Sizes
+from autopeft.evaluate.memory.course import first_steps
 from autopeft.evaluate.memory.kinds import EVERYTHING, Kind, Pattern, first_of_each, kinds_of, shape_of, signatures
 from autopeft.evaluate.memory.setup import Setup
-from autopeft.evaluate.memory.step import Held, Timeline
+from autopeft.evaluate.memory.step import Gradients, Held, Timeline
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS
 
@@ -29,12 +31,20 @@ class StepPredictor:
         self._signatures = signatures(model.layout)
         self._library = Library()
         self._below: dict[Hashable, bool] = {}
-        self._wholes: dict[Hashable, Prediction] = {}
+        self._wholes: dict[Hashable, StepParts] = {}
         self.traces = 0
         """How many models were traced so far."""
 
     def predict(self, candidate: Candidate, pattern: Pattern = EVERYTHING) -> Prediction:
         """The step's memory, put together from blocks of known kinds; those that are new are traced first.
+
+        Raises:
+            As `MetaModel.timeline`.
+        """
+        return self.parts(candidate, pattern).prediction()
+
+    def parts(self, candidate: Candidate, pattern: Pattern = EVERYTHING) -> StepParts:
+        """What `predict` is a sum of.
 
         Raises:
             As `MetaModel.timeline`.
@@ -50,19 +60,23 @@ class StepPredictor:
             timeline = self._model.timeline(candidate, self.setup, layers, pattern)
             self.traces += 1
             self._learn(candidate, [kinds[index] for index in layers], timeline)
-        return self.traced(candidate, pattern)
+        return self._traced(candidate, pattern)
 
-    def _whole(self, candidate: Candidate, pattern: Pattern) -> Prediction:
+    def _whole(self, candidate: Candidate, pattern: Pattern) -> StepParts:
         """Of a method that has a part for every layer outside the layers: always of the whole model."""
         key = (_structures(candidate), _sizes(candidate), pattern)
         if key not in self._wholes:
-            self._wholes[key] = self.traced(candidate, pattern)
+            self._wholes[key] = self._traced(candidate, pattern)
         return self._wholes[key]
 
     def traced(self, candidate: Candidate, pattern: Pattern = EVERYTHING) -> Prediction:
         """The same from a trace of the whole model; slower."""
+        return self._traced(candidate, pattern).prediction()
+
+    def _traced(self, candidate: Candidate, pattern: Pattern) -> StepParts:
         self.traces += 1
-        return prediction_of(self._model.timeline(candidate, self.setup, None, pattern))
+        timeline = self._model.timeline(candidate, self.setup, None, pattern)
+        return StepParts.of(timeline, accumulates=self.setup.accumulates)
 
     def _kinds(self, candidate: Candidate, pattern: Pattern) -> list[Kind]:
         below = self._below.get(_structures(candidate), False)
@@ -73,7 +87,7 @@ class StepPredictor:
         nothing = np.zeros(0)
         for index, kind in enumerate(kinds):
             actual = Kind(kind.structure, kind.sizes, kind.trains, timeline.reached[index])
-            held = np.array(timeline.blocks[index].numbers())
+            held = np.array([*timeline.blocks[index].numbers(), *timeline.gradients[index]])
             backward = timeline.backward.get(index, nothing)
             self._library.add(actual.key, kind.sizes, Piece((held, timeline.forward[index], backward)))
         actual_kinds = [
@@ -83,49 +97,63 @@ class StepPredictor:
         key, sizes = _ends(actual_kinds)
         parts = (timeline.before, timeline.between, timeline.after)
         self._library.add(("ends", key), sizes, Piece(parts))
-        height = Span.of(timeline.update).height
-        if self.setup.target == "cuda":
-            trained = timeline.outside.trainable_bytes + sum(held.trainable_bytes for held in timeline.blocks)
-            height /= max(1.0, trained)
-        outside = np.array([*timeline.outside.numbers(), timeline.head_gradients, timeline.inputs, height])
+        height = Span.of(timeline.update).height / max(
+            1.0, self._updated(timeline.gradients, timeline.outside_gradients)
+        )
+        outside = np.array(
+            [
+                *timeline.outside.numbers(),
+                *timeline.outside_gradients,
+                timeline.head_gradients,
+                timeline.inputs,
+                height,
+            ]
+        )
         self._library.add(("outside", _structures(candidate)), _sizes(candidate), Piece((outside,)))
 
-    def _composed(self, candidate: Candidate, kinds: Sequence[Kind]) -> Prediction | None:
+    def _updated(self, blocks: Iterable[Gradients], outside: Gradients) -> float:
+        """Bytes of what is updated at once, in which the height of an update is linear: on a GPU all parameters, on the
+        CPU one after another.
+        """
+        if self.setup.target == "cuda":
+            return outside.bytes + sum(one.bytes for one in blocks)
+        return max(outside.largest, *(one.largest for one in blocks))
+
+    def _composed(self, candidate: Candidate, kinds: Sequence[Kind]) -> StepParts | None:
         key, sizes = _ends(kinds)
         ends = self._library.at(("ends", key), sizes)
         outside = self._library.at(("outside", _structures(candidate)), _sizes(candidate))
-        pieces: dict[tuple[Hashable, Sizes], tuple[Held, Span, Span]] = {}
+        blocks: dict[tuple[Hashable, Sizes], Block] = {}
         for kind in kinds:
-            if (kind.key, kind.sizes) not in pieces:
+            if (kind.key, kind.sizes) not in blocks:
                 piece = self._library.at(kind.key, kind.sizes)
                 if piece is None:
                     return None
                 held, forward, backward = piece.arrays
-                pieces[kind.key, kind.sizes] = (Held.of(held), Span.of(forward), Span.of(backward))
+                blocks[kind.key, kind.sizes] = Block(
+                    Held.of(held[:-2]),
+                    Span.of(forward),
+                    Span.of(backward),
+                    Gradients(float(held[-2]), float(held[-1])),
+                    kind.trains or kind.reached,
+                )
         if ends is None or outside is None:
             return None
-        blocks = [pieces[kind.key, kind.sizes] for kind in kinds]
-        total = Held.of(outside.arrays[0][:-3])
-        trained_outside = total.trainable_bytes
-        for block, _, _ in blocks:
-            total += block
-        head_gradients, inputs, height = (float(one) for one in outside.arrays[0][-3:])
-        if self.setup.target == "cuda":
-            height *= total.trainable_bytes
         before, between, after = (Span.of(part) for part in ends.arrays)
-        goes_back = [index for index, kind in enumerate(kinds) if kind.trains or kind.reached]
-        upward = [block[1] for block in blocks]
-        course = composed(
-            before,
-            upward,
-            between,
-            [(index, blocks[index][2]) for index in reversed(goes_back)],
-            after,
-            Span(0.0, height),
-            [block[0].trainable_bytes if kind.trains else 0.0 for block, kind in zip(blocks, kinds, strict=True)],
-            (head_gradients, trained_outside),
+        *numbers, made, largest, head_gradient, inputs, height = (float(one) for one in outside.arrays[0])
+        every = [blocks[kind.key, kind.sizes] for kind in kinds]
+        return StepParts(
+            outside=Held.of(numbers),
+            outside_gradient=made,
+            head_gradient=head_gradient,
+            blocks=every,
+            inputs=inputs,
+            before=before,
+            between=between,
+            after=after,
+            update=height * self._updated((block.gradients for block in every), Gradients(made, largest)),
+            accumulates=self.setup.accumulates,
         )
-        return _prediction(total, inputs, course, upward)
 
 
 def _structures(candidate: Candidate) -> Hashable:
@@ -143,53 +171,15 @@ def _ends(kinds: Sequence[Kind]) -> tuple[Hashable, Sizes]:
     return tuple(kind.key for kind in chosen), tuple(size for kind in chosen for size in kind.sizes)
 
 
-def prediction_of(timeline: Timeline, workspace: int | None = None) -> Prediction:
-    """What a whole trace says; with a `workspace` in bytes also what CUDA's caching allocator would hold for it."""
-    held = timeline.outside
-    for block in timeline.blocks:
-        held += block
-    forward = [Span.of(part) for part in timeline.forward]
-    gradients = [
-        block.trainable_bytes if index in timeline.backward else 0.0 for index, block in enumerate(timeline.blocks)
-    ]
-    course = composed(
-        Span.of(timeline.before),
-        forward,
-        Span.of(timeline.between),
-        [(index, Span.of(timeline.backward[index])) for index in sorted(timeline.backward, reverse=True)],
-        Span.of(timeline.after),
-        Span.of(timeline.update),
-        gradients,
-        timeline.outside_gradients,
-    )
-    found = _prediction(held, timeline.inputs, course, forward)
+def prediction_of(timeline: Timeline, workspace: int | None = None, before: Timeline | None = None) -> Prediction:
+    """What a whole trace says.
+
+    With a `workspace` in bytes also what CUDA's caching allocator would hold, for two such steps or, where one `before`
+    is given, for that and this one, the cache given back between them.
+    """
+    found = StepParts.of(timeline).prediction()
     if workspace is None:
         return found
-    reserved = simulated(timeline.events, workspace).reserved_peak
+    events = first_steps((before or timeline, timeline), emptied=True)
+    reserved = simulated(events, workspace).reserved_peak
     return found.model_copy(update={"train_peak_reserved_bytes": reserved})
-
-
-def _prediction(held: Held, inputs: float, course: Course, forward: Sequence[Span]) -> Prediction:
-    """Split a peak into what it consists of."""
-    total = round(held.bytes + inputs + course.peak)
-    parts = [
-        round(one)
-        for one in (
-            *(held.weights, held.added, held.state, inputs),
-            *(course.gradients, max(0.0, course.kept), course.head),
-        )
-    ]
-    return Prediction(
-        train_peak_bytes=total,
-        trainable_parameters=held.trainable,
-        where=course.where,
-        weights_bytes=parts[0],
-        peft_bytes=parts[1],
-        optimizer_bytes=parts[2],
-        inputs_bytes=parts[3],
-        gradient_bytes=parts[4],
-        activation_bytes=parts[5],
-        head_bytes=parts[6],
-        temporary_bytes=total - sum(parts),
-        layer_activation_bytes=tuple(round(span.total) for span in forward),
-    )

@@ -33,6 +33,10 @@ class Setup:
     """Whether the norm of the gradient is limited."""
     checkpointing: bool = False
     """Whether every block's forward pass is computed again in the backward pass in place of keeping what it saved."""
+    accumulates: bool = False
+    """Whether the step has several forward passes, so that the gradients of an earlier one are there."""
+    evaluating: bool = False
+    """Whether the model is in evaluation mode, without dropout, as where a policy asks for gradients between steps."""
     caches: bool = False
     """Whether a decoder returns its keys and values, where its config says so; a training of this project asks it not
     to."""

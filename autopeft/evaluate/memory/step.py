@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from autopeft.domain.layout import ModelLayout
 from autopeft.evaluate.arithmetic import emulated_autocast
 from autopeft.evaluate.memory.emulation import Emulated, MetaTracker, on_meta, without_values
+from autopeft.evaluate.memory.recorder import Deltas, Recorder
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.tracker import Event
-
-Deltas = NDArray[np.float64]
-"""Bytes that become live (or, negative, are given up), one after another."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +50,32 @@ class Held:
         return cls(weights, added, state, round(trainable), trainable_bytes)
 
 
+class Gradients(NamedTuple):
+    """Of some parameters, in bytes."""
+
+    bytes: float = 0.0
+    """All of them."""
+    largest: float = 0.0
+    """One of them."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Places in the events of a step. First come the births of weights, adapters and buffers."""
+
+    state: int
+    """Births of optimiser state begin, then those of the batch."""
+    inputs: int
+    start: int
+    """The step begins: with the births of what the step before left, where its outputs are held."""
+    carried: int
+    """So many of them."""
+    update: int
+    """Clipping and the optimiser's step begin."""
+    cleared: int
+    """The gradients are given up."""
+
+
 @dataclass
 class Timeline:
     """One step, in the order in which it happens; layers as in the traced model."""
@@ -78,15 +99,16 @@ class Timeline:
     """What the backward pass does below the blocks."""
     head_gradients: float
     """Bytes of gradients of parameters outside the blocks that are there when the blocks' backward pass begins."""
+    gradients: list[Gradients]
+    """Those that each block has in the end."""
+    outside_gradients: Gradients
+    """All that lie outside the blocks."""
     update: Deltas
     """Clipping and the optimiser's step, until the gradients are gone."""
     events: list[Event] = field(default_factory=list)
     """Every birth and death, those of what was there before included, for a model of an allocator."""
-
-    @property
-    def outside_gradients(self) -> tuple[float, float]:
-        """`head_gradients`, and the bytes of all gradients outside the blocks."""
-        return self.head_gradients, self.outside.trainable_bytes
+    cuts: Cuts = field(default_factory=lambda: Cuts(0, 0, 0, 0, 0, 0))
+    """Where in the events what begins."""
 
     @property
     def start_bytes(self) -> float:
@@ -108,92 +130,6 @@ class Timeline:
         """The most that is live at once."""
         deltas = np.concatenate([part for _, part in self.order()])
         return self.start_bytes + max(0.0, float(np.cumsum(deltas).max(initial=0.0)))
-
-
-class Recorder:
-    """Marks in a tracker's events where blocks begin and end, forwards and backwards."""
-
-    def __init__(self, blocks: Sequence[nn.Module], events: list[Event]) -> None:
-        self._blocks = blocks
-        self._events = events
-        self.marks: dict[str, int] = {}
-        self.reached = [False] * len(blocks)
-        self.gradients = 0.0
-        """Bytes of the parameters given to `watch` that have a gradient when the blocks' backward pass begins."""
-        self._watched: Sequence[nn.Parameter] = ()
-        self._handles: list[Any] = []
-        last = len(blocks) - 1
-        for index, block in enumerate(blocks):
-            self._handles.append(block.register_forward_pre_hook(self._entering(index), with_kwargs=True))
-        self._handles.append(blocks[last].register_forward_hook(self._leaving(last)))
-
-    def mark(self, name: str) -> None:
-        """Here; the first time counts, since a checkpointed block runs twice."""
-        self.marks.setdefault(name, len(self._events))
-
-    def watch(self, parameters: Sequence[nn.Parameter]) -> None:
-        """These will be asked for `gradients`."""
-        self._watched = parameters
-
-    def remove(self) -> None:
-        """Take the hooks out again."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _entering(self, index: int) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if f"forward {index}" in self.marks:
-                return
-            hidden = next((one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)), None)
-            if hidden is not None and hidden.requires_grad:
-                self.reached[index] = True
-                # The gradient of what goes in is there: the block above, or this one's input, is through.
-                self._handles.append(hidden.register_hook(lambda _: self.mark(f"backward {index - 1}")))
-            self.mark(f"forward {index}")
-
-        return hook
-
-    def _leaving(self, index: int) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Any, ...], output: Any) -> None:
-            if "out" in self.marks:
-                return
-            found = output if isinstance(output, torch.Tensor) else output[0]
-            if found.requires_grad:
-                self._handles.append(found.register_hook(lambda _: self._turning(index)))
-            self.mark("out")
-
-        return hook
-
-    def _turning(self, last: int) -> None:
-        self.gradients = sum(
-            float(part.numel() * part.element_size()) for part in self._watched if part.grad is not None
-        )
-        self.mark(f"backward {last}")
-
-    def carry_over(self, returned: int) -> None:
-        """What the step leaves alive was left by the step before too, until the model returned after so many events."""
-        start = self.marks["start"]
-        made = {event.storage: event.size for event in self._events[start:] if event.size > 0}
-        for event in self._events[start:]:
-            if event.size < 0:
-                made.pop(event.storage, None)
-        # The numbers of storages count from 1, so that their negatives are free.
-        born = [Event(-storage, size) for storage, size in made.items()]
-        died = [Event(-storage, -size) for storage, size in made.items()]
-        self._events[returned:returned] = died
-        self._events[start:start] = born
-        for name, place in self.marks.items():
-            if name != "start":
-                self.marks[name] = place + len(born) * (2 if name.startswith(("backward", "update")) else 1)
-
-    def parts(self) -> dict[str, Deltas]:
-        """The deltas of each part, by the names of `Timeline.order`."""
-        order = sorted(self.marks.items(), key=lambda item: item[1])
-        sizes = np.array([event.size for event in self._events], dtype=np.float64)
-        found = {}
-        for (name, start), (_, end) in zip(order, [*order[1:], ("", len(sizes))], strict=True):
-            found[{"start": "before", "out": "between", "backward -1": "after"}.get(name, name)] = sizes[start:end]
-        return found
 
 
 def traced_step(
@@ -229,12 +165,20 @@ def traced_step(
     emulated = Emulated(setup.target, setup.lower)
     try:
         outside, held = _holdings(model, blocks, owned, optimizer, parameters)
-        tracker.register(_tensors(model, optimizer))
+        tracker.register((*model.parameters(), *model.buffers()))
+        state = len(events)
+        tracker.register(_state_of(optimizer))
+        put_in = len(events)
         before_inputs = tracker.live_bytes
         tracker.register(batch.values())
         inputs = tracker.live_bytes - before_inputs
         inside = {id(part) for block in blocks for part in block.parameters()}
         recorder.watch([part for part in parameters if id(part) not in inside])
+        if setup.accumulates:
+            with on_meta(setup.padded), emulated_autocast(setup.lower), Emulated(setup.target, setup.lower):
+                model(**batch).loss.backward()
+            recorder.forget()
+            tracker.register(part.grad for part in parameters if part.grad is not None)
         recorder.mark("start")
         with without_values(), emulated_autocast(setup.lower), emulated, tracker:
             output = model(**batch)
@@ -244,19 +188,20 @@ def traced_step(
                 del output
             emulated.forget_casts()
             if loss.requires_grad:
-                loss.backward()
+                _go_back(loss, setup)
             del loss
             recorder.mark("update")
+            gradients = _gradients_of(blocks, parameters)
             if setup.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             after_step()
+            recorder.mark("update ends")
             optimizer.zero_grad(set_to_none=True)
     finally:
         recorder.remove()
-    if setup.holds_outputs:
-        recorder.carry_over(returned)
-    parts = recorder.parts()
+    carried = recorder.carry_over(returned) if setup.holds_outputs else 0
+    parts, marks = recorder.parts(), recorder.marks
     nothing = np.zeros(0)
     timeline = Timeline(
         outside=outside,
@@ -269,11 +214,27 @@ def traced_step(
         reached=recorder.reached,
         after=parts.get("after", nothing),
         head_gradients=recorder.gradients,
-        update=parts["update"],
+        gradients=gradients[:-1],
+        outside_gradients=gradients[-1],
+        update=np.concatenate([parts["update"], parts["update ends"]]),
         events=events,
+        cuts=Cuts(state, put_in, marks["start"], carried, marks["update"], marks["update ends"]),
     )
     tracker.close()
     return timeline
+
+
+def _go_back(loss: torch.Tensor, setup: Setup) -> None:
+    """The backward pass; where blocks compute anew in it, with autocast and kernels as in the forward pass."""
+    if setup.checkpointing:
+        # What `loss.backward()` ends in. The method itself runs with the modes of the caller switched off, and a block
+        # would then be computed anew in another way than it was at first.
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.run_backward(
+            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
+    else:
+        loss.backward()
 
 
 def _fill_state(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], setup: Setup) -> None:
@@ -287,11 +248,24 @@ def _fill_state(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parame
     optimizer.zero_grad(set_to_none=True)
 
 
-def _tensors(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def _gradients_of(blocks: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> list[Gradients]:
+    """The gradients that are there, by block, and at last outside of all or in several."""
+    places: dict[int, int] = {}
+    for index, block in enumerate(blocks):
+        for part in block.parameters():
+            places[id(part)] = index if places.setdefault(id(part), index) == index else -1
+    found = [Gradients()] * (len(blocks) + 1)
+    for part in parameters:
+        if part.grad is not None:
+            size = float(part.grad.untyped_storage().nbytes())
+            place = places.get(id(part), -1)
+            found[place] = Gradients(found[place].bytes + size, max(found[place].largest, size))
+    return found
 
 
 def _holdings(
@@ -332,53 +306,3 @@ def _holdings(
         else:
             found[place] += held
     return outside, found
-
-
-@contextmanager
-def cut_to(model: Any, layout: ModelLayout, layers: Sequence[int]) -> Iterator[ModelLayout]:
-    """The model with these of its layers alone; gives its layout."""
-    table = vars(model.get_submodule(layout.layers[0].path.rpartition(".")[0]))["_modules"]
-    config = model.config.get_text_config()
-    depth = config.num_hidden_layers
-    whole = dict(table)
-    parent = layout.layers[0].path.rpartition(".")[0]
-    try:
-        table.clear()
-        table.update({str(place): whole[str(index)] for place, index in enumerate(layers)})
-        config.num_hidden_layers = len(layers)
-        _number(table.values())
-        yield layout.model_copy(
-            update={
-                "layers": tuple(_moved(layout, index, f"{parent}.{place}", place) for place, index in enumerate(layers))
-            }
-        )
-    finally:
-        table.clear()
-        table.update(whole)
-        config.num_hidden_layers = depth
-        _number(table.values())
-
-
-def _number(blocks: Iterable[nn.Module]) -> None:
-    """Tell each block its place, by which its attention finds its part of a cache."""
-    for place, block in enumerate(blocks):
-        for module in block.modules():
-            if isinstance(getattr(module, "layer_idx", None), int):
-                vars(module)["layer_idx"] = place
-
-
-def _moved(layout: ModelLayout, index: int, path: str, place: int) -> Any:
-    layer = layout.layers[index]
-
-    def at(old: str) -> str:
-        return path + old.removeprefix(layer.path) if old else old
-
-    return layer.model_copy(
-        update={
-            "index": place,
-            "path": path,
-            "attention": at(layer.attention),
-            "modules": tuple(one.model_copy(update={"path": at(one.path)}) for one in layer.modules),
-            "norms": tuple(one.model_copy(update={"path": at(one.path)}) for one in layer.norms),
-        }
-    )

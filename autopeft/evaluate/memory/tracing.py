@@ -7,16 +7,18 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.layout import ModelLayout, TaskName
 from autopeft.evaluate.insertion import Inserted, insert
+from autopeft.evaluate.memory.depth import cut_to
 from autopeft.evaluate.memory.emulation import on_meta
 from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern, narrowed
 from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.setup import Setup
-from autopeft.evaluate.memory.step import Timeline, cut_to, traced_step
+from autopeft.evaluate.memory.step import Timeline, traced_step
 from autopeft.evaluate.methods import METHODS, Calibration
 from autopeft.evaluate.policies.gates import Gates
 from autopeft.evaluate.pruning.phase import wiring_of
@@ -42,6 +44,16 @@ class MetaModel:
         self.layout = layout
         with on_meta():
             self._untouched = Untouched(model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its first floating-point weight."""
+        return next(part.dtype for part in self._model.parameters() if part.is_floating_point())
+
+    @property
+    def attention(self) -> str:
+        """Transformers' name of its attention's implementation."""
+        return str(getattr(self._model.config, "_attn_implementation", None) or "eager")
 
     def timeline(
         self,
@@ -71,7 +83,10 @@ class MetaModel:
             if changed is not None:
                 with on_meta(setup.padded):
                     changed(self._untouched, inserted)
-            training_mode(inserted.model, inserted.base, layout, checkpointing=setup.checkpointing)
+            if setup.evaluating:
+                inserted.model.eval()
+            else:
+                training_mode(inserted.model, inserted.base, layout, checkpointing=setup.checkpointing)
             if setup.checkpointing:
                 inserted.base.gradient_checkpointing_enable({"use_reentrant": False})
             with on_meta(setup.padded):
@@ -112,10 +127,24 @@ class MetaModel:
                     inserted = insert(self._untouched, candidate, layout, 0, steps=_STEPS, calibration=calibration)
                     for companion in inserted.companions:
                         companion.fill()
+            if setup.target == "cuda":
+                leave_on_host(inserted.model)
             yield inserted
         finally:
             with on_meta():
                 self._untouched.restore()
+
+
+def leave_on_host(model: nn.Module) -> None:
+    """Put what peft never moves to the device of the base model on the host: buffers of an adapter's layer itself.
+
+    peft moves what lies in dictionaries by adapter. In 0.21 this leaves the permutations of BOFT, each as large as a
+    weight, which every forward pass then copies to the device. On the host they are one number here, seen as many.
+    """
+    for module in model.modules():
+        for name, buffer in module._buffers.items() if isinstance(module, BaseTunerLayer) else ():
+            if buffer is not None and buffer.device.type == "meta":
+                module._buffers[name] = torch.zeros((), dtype=buffer.dtype).expand(buffer.shape)
 
 
 def _plain(candidate: Candidate) -> Candidate:
