@@ -82,7 +82,8 @@ def candidate(
         method=method,
         layers=tuple(layers) if facts.takes_layers else tuple(range(len(layout.layers))),
         modules=METHODS[method].default_modules(layout) if facts.takes_modules else (),
-        settings={**facts.defaults, **settings},
+        # SHiRA takes as many entries as LoRA of the rank would, which these keys and values have not at the usual one.
+        settings={**facts.defaults, **({"rank": 2} if method == "shira" else {}), **settings},
     )
     return Candidate(insertions=(insertion,), learning_rate=1e-3)
 

@@ -23,7 +23,7 @@ from autopeft.evaluate.untouched import Untouched, removed_afterwards
 from tests.unit.evaluate_models import CONFIGS
 from tests.unit.memory_models import ROWS, TOKENS, Stack, batch, candidate, forecast_of, model_of, setup_of, tracked
 
-SOME = ("lora", "dora", "serial", "prefix", "layernorm")
+SOME = ("lora", "dora", "serial", "prefix", "layernorm", "shira", "frod")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

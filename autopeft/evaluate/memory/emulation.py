@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,9 +76,29 @@ def answered(func: Any, args: Any, kwargs: dict[str, Any], padded: bool) -> Any:
         rows, columns = (sum(shape[side] for shape in map(_two_sided, args[0])) for side in (0, 1))
         kind = functools.reduce(torch.promote_types, (part.dtype for part in args[0]))
         return args[0][0].new_empty((rows, columns), dtype=kind)
+    if func in _SPARSE and any(isinstance(one, torch.Tensor) and one.is_sparse and one.is_meta for one in args):
+        return _SPARSE[func](*args)
     if func is _ATEN.bincount.default and args[0].device.type == "meta":
         return args[0].new_empty((kwargs.get("minlength", args[2] if len(args) > 2 else 0),), dtype=torch.int64)
     return func(*args, **kwargs)
+
+
+def _coalesced(sparse: torch.Tensor) -> torch.Tensor:
+    """Another with as many values in as many places."""
+    indices, values = torch.empty_like(sparse._indices()), torch.empty_like(sparse._values())
+    return torch.sparse_coo_tensor(indices, values, sparse.shape, is_coalesced=True, check_invariants=False)
+
+
+_SPARSE: Mapping[Any, Callable[..., Any]] = {
+    _ATEN._coalesce.default: _coalesced,
+    _ATEN.add_.Tensor: lambda dense, *_: dense,
+    _ATEN.add.Tensor: lambda dense, *_: torch.empty_like(dense),
+    _ATEN.sparse_mask.default: lambda dense, sparse, *_: _coalesced(sparse),
+    _ATEN._to_dense.default: lambda sparse, *_: sparse._values().new_empty(sparse.shape),
+    _ATEN.mm.default: lambda one, other: (other if one.is_sparse else one).new_empty(one.shape[0], other.shape[1]),
+    _ATEN._sparse_addmm.default: lambda _, sparse, dense, *__: dense.new_empty(sparse.shape[0], dense.shape[1]),
+}
+"""Operations on sparse tensors that `meta` lacks, by what they return."""
 
 
 def _two_sided(part: torch.Tensor) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autopeft.domain.measurements import MemorySource, PeakMemory
-from autopeft.evaluate.memory.tracker import StorageTracker
+from autopeft.evaluate.memory.tracker import StorageTracker, apart
 
 Load = tuple[float, float]
 """What a step is expected to take, compared in this order. Under a policy: activations (tokens times layers that the
@@ -173,6 +173,7 @@ class TrackedMeter:
             if parameter.grad is not None:
                 yield parameter.grad
         yield from self._model.buffers()
+        yield from (kept[key] for kept, key in apart(self._model))
         for state in self._optimizer.state.values() if self._optimizer else ():
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 

@@ -14,7 +14,7 @@ from autopeft.evaluate.arithmetic import emulated_autocast
 from autopeft.evaluate.memory.emulation import Emulated, MetaTracker, on_meta, without_values
 from autopeft.evaluate.memory.recorder import Deltas, Recorder
 from autopeft.evaluate.memory.setup import Setup
-from autopeft.evaluate.memory.tracker import Event
+from autopeft.evaluate.memory.tracker import Event, apart
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def traced_step(
     emulated = Emulated(setup.target, setup.lower)
     try:
         outside, held = _holdings(model, blocks, owned, optimizer, parameters)
-        tracker.register((*model.parameters(), *model.buffers()))
+        tracker.register(_tensors_of(model))
         state = len(events)
         tracker.register(_state_of(optimizer))
         put_in = len(events)
@@ -268,6 +268,12 @@ def _gradients_of(blocks: Sequence[nn.Module], parameters: Iterable[nn.Parameter
     return found
 
 
+def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+    yield from (kept[key] for kept, key in apart(module))
+
+
 def _holdings(
     model: Any,
     blocks: Sequence[nn.Module],
@@ -279,12 +285,12 @@ def _holdings(
     trained = {id(part) for part in parameters}
     places: dict[int, int] = {}
     for index, block in enumerate(blocks):
-        for tensor in (*block.parameters(), *block.buffers()):
+        for tensor in _tensors_of(block):
             key = tensor.untyped_storage()._cdata
             places[key] = index if places.setdefault(key, index) == index else -1
     found = [Held() for _ in blocks]
     outside, seen, counted = Held(), set(), set()
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in _tensors_of(model):
         key = tensor.untyped_storage()._cdata
         held = Held()
         if key not in seen:

@@ -19,6 +19,7 @@ from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern, narrowed
 from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import Timeline, traced_step
+from autopeft.evaluate.memory.tracker import apart
 from autopeft.evaluate.methods import METHODS, Calibration
 from autopeft.evaluate.policies.gates import Gates
 from autopeft.evaluate.pruning.phase import wiring_of
@@ -31,6 +32,7 @@ STARTS_LIKE = {"eva": "lora", "corda": "lora", "lora-ga": "lora", "spt-ranks": "
 NEED_VALUES = frozenset(("kasa", "frod", "adamss", "adamss-asa", "shira"))
 """Methods of peft whose start computes with the values of weights (singular vectors, clusters, chosen positions): they
 are put into blocks with drawn weights and then moved to `meta`."""
+_SIZES = 4
 _STEPS = 100
 """So many planned steps are told to methods that ask; memory does not depend on it."""
 
@@ -120,8 +122,9 @@ class MetaModel:
         try:
             self._model.config.use_cache = setup.caches and self._model.config.use_cache
             if needs_values:
-                with _with_values(self._model, layout):
+                with _with_values(self._model, layout) as wholes:
                     inserted = insert(self._untouched, candidate, layout, 0, steps=_STEPS, calibration=calibration)
+                    wholes.append(inserted.model)
             else:
                 with on_meta(setup.padded):
                     inserted = insert(self._untouched, candidate, layout, 0, steps=_STEPS, calibration=calibration)
@@ -198,8 +201,11 @@ def _gate(inserted: Inserted, layout: ModelLayout, parameters: Sequence[nn.Param
 
 
 @contextmanager
-def _with_values(model: Any, layout: ModelLayout) -> Iterator[None]:
-    """Inside, the model's blocks have drawn weights on the CPU; then its own are back, and what is new is on `meta`."""
+def _with_values(model: Any, layout: ModelLayout) -> Iterator[list[nn.Module]]:
+    """Inside, the model's blocks have drawn weights on the CPU; then its own are back, and what is new is on `meta`.
+
+    Yields a list for what was made of the model.
+    """
     draw = torch.Generator().manual_seed(0)
     own: dict[int, nn.Parameter] = {}
     stand_ins: list[nn.Parameter] = []
@@ -211,11 +217,14 @@ def _with_values(model: Any, layout: ModelLayout) -> Iterator[None]:
                 module._parameters[name] = stand_in
                 stand_ins.append(stand_in)
                 own[id(stand_in)] = part
-    yield
+    wholes: list[nn.Module] = []
+    yield wholes
     moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def on_meta_now(tensor: torch.Tensor) -> torch.Tensor:
         """One new tensor for each old one, which is kept, so that no other gets its identity."""
+        if tensor.numel() <= _SIZES and not tensor.is_floating_point():
+            return tensor  # the shape of something, which the forward pass reads
         if id(tensor) not in moved:
             new = tensor.detach().to("meta")
             if isinstance(tensor, nn.Parameter):
@@ -223,7 +232,7 @@ def _with_values(model: Any, layout: ModelLayout) -> Iterator[None]:
             moved[id(tensor)] = (tensor, new)
         return moved[id(tensor)][1]
 
-    for module in model.modules():
+    for module in {id(one): one for whole in (model, *wholes) for one in whole.modules()}.values():
         for name, part in module.named_parameters(recurse=False):
             if id(part) in own:
                 module._parameters[name] = own[id(part)].requires_grad_(part.requires_grad)
@@ -232,3 +241,5 @@ def _with_values(model: Any, layout: ModelLayout) -> Iterator[None]:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.device.type != "meta":
                 module._buffers[name] = on_meta_now(buffer)
+    for kept, key in apart(model):
+        kept[key] = on_meta_now(kept[key])

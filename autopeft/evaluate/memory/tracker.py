@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -96,6 +97,18 @@ class StorageTracker(TorchDispatchMode):
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         if self._events is not None and size:
             self._events.append(Event(number, size))
+
+
+def apart(model: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where the layers of peft keep tensors that are neither parameters nor buffers: a dictionary and a key in it.
+
+    SHiRA's positions are such; they are on the device of the weights and live as long as these.
+    """
+    for module in model.modules():
+        for name in getattr(module, "other_param_names", ()):
+            kept = getattr(module, name, None)
+            if isinstance(kept, dict):
+                yield from ((kept, key) for key, value in kept.items() if isinstance(value, torch.Tensor))
 
 
 def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -70,7 +70,11 @@ class Frod(OfLinears):
 
     def started(self, peft_model: Any, calibration: Any) -> None:
         """Move the frozen matrices, which peft makes in host memory, to where the model is."""
-        peft_model.to(next(peft_model.parameters()).device)
+        device = next(part for part in peft_model.parameters() if part.requires_grad).device
+        for module in peft_model.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.device.type == "cpu":
+                    module._buffers[name] = buffer.to(device)
 
 
 class Adamss(OfLinears):
