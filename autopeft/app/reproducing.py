@@ -10,10 +10,11 @@ from pathlib import Path
 from autopeft.app.folder import check_writable
 from autopeft.app.planning import decide_resources, evaluator_of
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.events import Notice, OnEvent, RungReached, ignore
+from autopeft.domain.events import Notice, OnEvent, RungReached, TrialTakenUp, ignore
+from autopeft.domain.measurements import Rung
 from autopeft.domain.ports import EvaluationTask, Evaluator
 from autopeft.domain.spec import ResourceSpec
-from autopeft.domain.trial import Outcome, TrialStatus
+from autopeft.domain.trial import CHECKPOINT, UNFINISHED, Outcome, TrialStatus
 from autopeft.evaluate.inspection import devices, inspect_run
 from autopeft.export.recipe import Recipe
 from autopeft.plugins import locate
@@ -33,10 +34,12 @@ class Reproduction:
 def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction:
     """Train a recipe's candidate with its seed and save the adapter in `out`.
 
+    Where an earlier call was killed, this one goes on from the checkpoint that it left in `out`.
+
     Raises:
-        UserError: where model or data cannot be used, or `out` is not empty.
+        UserError: where model or data cannot be used, or `out` holds something else.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not _is_left(path) for path in out.iterdir())):
         raise UserError(Problem("--out", f"{out} is not an empty folder", "", "Choose another."))
     check_writable(out.resolve().parent)
     began = time.monotonic()
@@ -63,15 +66,20 @@ def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction
     return Reproduction(outcome, test, out, time.monotonic() - began)
 
 
+def _is_left(path: Path) -> bool:
+    """Whether a training that was killed left this."""
+    return path.name == CHECKPOINT or path.name.startswith(UNFINISHED)
+
+
 def evaluated(evaluator: Evaluator, tasks: Sequence[EvaluationTask], on_event: OnEvent = ignore) -> Outcome:
     """Run one evaluation to its end."""
     evaluation = evaluator.evaluate(tasks)
     try:
-        rungs = next(evaluation)
+        reports = next(evaluation)
         while True:
-            for number, rung in rungs.items():
-                on_event(RungReached(number, rung))
-            rungs = evaluation.send(frozenset())
+            for number, report in reports.items():
+                on_event(RungReached(number, report) if isinstance(report, Rung) else TrialTakenUp(number, report))
+            reports = evaluation.send(frozenset())
     except StopIteration as end:
         outcome: Outcome = end.value[tasks[0].number]
         return outcome

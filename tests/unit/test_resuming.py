@@ -1,0 +1,149 @@
+"""A trial that is broken off and taken up again is the trial that was not: losses, weights, scores, masks, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopeft.domain.candidate import Candidate, Pruning
+from autopeft.domain.ports import EvaluationTask
+from autopeft.evaluate.methods import METHODS, PeftMethod
+from autopeft.evaluate.pipeline import TorchEvaluator
+from autopeft.evaluate.policies import POLICIES
+from autopeft.evaluate.pruning.criteria import DEFAULTS
+from tests.unit.evaluate_trials import opened, spec_of, task_of
+from tests.unit.interrupted_trials import check_same
+from tests.unit.policy_runs import insertion_of, policy_of
+
+STEPS = 10
+PARTS = (3, 6)
+"""Broken off after these; the rungs are at 5 and 10."""
+SOME = {
+    "ist": policy_of("ist", interval=2, probes=2, trained=0.5, score_rate=30.0),
+    "random-sparse": policy_of("random-sparse", trained=0.5),
+    "lisa": policy_of("lisa", layers=1, interval=2),
+    "top-layers": policy_of("top-layers", layers=2),
+    "gradual-unfreeze": policy_of("gradual-unfreeze", interval=2),
+    "dropbp": policy_of("dropbp", drop=0.5, sensitivity_at=0.3),
+}
+PRUNING = {**DEFAULTS, "heads": 0.25, "modules": 0.4, "estimation": 0.4}
+"""The first 4 of 10 steps are the estimation."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resuming")
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Iterator[TorchEvaluator]:
+    evaluator = opened(spec_of(folder, training={"steps": STEPS}))
+    yield evaluator
+    evaluator.close()
+
+
+def task(
+    evaluator: TorchEvaluator, folder: Path, method: str = "lora", rate: float = 5e-3, **more: Any
+) -> EvaluationTask:
+    insertion = insertion_of(evaluator._bench.layout, method)
+    if "dropout" in insertion.settings:
+        insertion = insertion.model_copy(update={"settings": {**insertion.settings, "dropout": 0.1}})
+    candidate = Candidate(insertions=(insertion,), learning_rate=rate, **more)
+    return task_of(evaluator, folder).model_copy(update={"candidate": candidate})
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "parallel", "prefix", "full", "adalora", "pissa", "lora-fa"])
+def test_methods(monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, method: str) -> None:
+    rate = 5e-4 if method == "full" else 5e-3
+    check_same(monkeypatch, shared, task(shared, tmp_path, method, rate), *PARTS)
+
+
+def test_every_policy_is_tested_here() -> None:
+    assert SOME.keys() == POLICIES.keys()
+
+
+@pytest.mark.parametrize("policy", SOME)
+def test_policies(monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, policy: str) -> None:
+    check_same(monkeypatch, shared, task(shared, tmp_path, policy=SOME[policy]), *PARTS)
+
+
+def test_lisa_forgets_the_same_moments_of_a_whole_model(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path
+) -> None:
+    check_same(monkeypatch, shared, task(shared, tmp_path, "full", 5e-4, policy=SOME["lisa"]), *PARTS)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "method", "masks", "policy", "parts"),
+    [
+        pytest.param("light-peft", "lora", "discard", None, (3,), id="in the estimation"),
+        pytest.param("light-peft", "lora", "fold", None, (4,), id="at its end"),
+        pytest.param("light-peft", "serial", "fold", None, (7,), id="after it"),
+        pytest.param("light-peft", "lora", "discard", "ist", (3, 7), id="in both, with a policy"),
+        pytest.param("random", "lora", "discard", None, (1, 8), id="random"),
+        pytest.param("magnitude", "lora", "fold", None, (1, 8), id="magnitude"),
+    ],
+)
+def test_pruning(
+    monkeypatch: pytest.MonkeyPatch,
+    shared: TorchEvaluator,
+    tmp_path: Path,
+    criterion: str,
+    method: str,
+    masks: str,
+    policy: str | None,
+    parts: tuple[int, ...],
+) -> None:
+    pruning = Pruning(criterion=criterion, settings={**PRUNING, "masks": masks, "penalty": 0.01})
+    chosen = None if policy is None else SOME[policy]
+    check_same(monkeypatch, shared, task(shared, tmp_path, method, pruning=pruning, policy=chosen), *parts)
+
+
+def test_accumulated_gradients(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
+    evaluator = opened(spec_of(folder, training={"steps": 6, "gradient_accumulation": 2, "schedule": "cosine"}))
+    pruning = Pruning(criterion="light-peft", settings=PRUNING)
+    check_same(monkeypatch, evaluator, task(evaluator, tmp_path, pruning=pruning), 1, 3)
+
+
+def test_breaking_off_between_a_step_and_its_rung(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path
+) -> None:
+    check_same(monkeypatch, shared, task(shared, tmp_path), STEPS // 2, STEPS)
+
+
+def test_half_precision(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
+    spec = spec_of(folder, training={"steps": 6})
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": "bfloat16"})})
+    check_same(monkeypatch, evaluator := opened(spec), task(evaluator, tmp_path, "pissa"), 2)
+
+
+def test_a_method_that_works_after_every_step_says_what_it_keeps() -> None:
+    working = [one for one in METHODS.values() if isinstance(one, PeftMethod) and overrides(one, "after_step")]
+    assert {one.name for one in working} >= {"adalora", "adamss-asa"}
+    assert all(overrides(one, "state") and overrides(one, "load") for one in working)
+
+
+def overrides(method: PeftMethod, name: str) -> bool:
+    return getattr(type(method), name) is not getattr(PeftMethod, name)
+
+
+@pytest.fixture(scope="module")
+def decoder(folder: Path) -> TorchEvaluator:
+    return opened(spec_of(folder, "llama", training={"steps": STEPS}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, decoder: TorchEvaluator, tmp_path: Path, method: str
+) -> None:
+    """Also those that keep something from step to step that nobody thought of."""
+    for evaluator in (shared, decoder):
+        layout = evaluator._bench.layout
+        if not METHODS[method].problems(insertion_of(layout, method), layout):
+            check_same(monkeypatch, evaluator, task(evaluator, tmp_path, method, 1e-3), 6)
+            return
+    pytest.fail("fits neither model")
