@@ -70,14 +70,14 @@ def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
-def on_host(value: Any) -> Any:
-    """Nested mappings and sequences with their tensors detached and on the CPU; those that are there are not copied."""
+def on_host(value: Any, copy: bool) -> Any:
+    """Nested mappings and sequences with their tensors detached and on the CPU; `copy` those that are there already."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu")
+        return value.detach().to("cpu", copy=copy)
     if isinstance(value, Mapping):
-        return {key: on_host(one) for key, one in value.items()}
+        return {key: on_host(one, copy) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(on_host(one) for one in value)
+        return type(value)(on_host(one, copy) for one in value)
     return value
 
 

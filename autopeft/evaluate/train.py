@@ -178,18 +178,18 @@ class Training:
         found = self._policy.scores() if self._policy is not None else ()
         return tuple((self._done + step, scores) for step, scores in found)
 
-    def state(self) -> dict[str, Any]:
+    def state(self, *, copy: bool = True) -> dict[str, Any]:
         """Everything that the steps to come and what is said of them depend on, as tensors and JSON values.
 
         To be loaded by a new training of the same candidate, seed and batches, which then goes on as if it had never
-        been interrupted. Tensors that are on the CPU are the live ones, so that nothing is copied: until the next step.
+        been interrupted. Where `copy` is false, tensors that are on the CPU are the live ones: until the next step.
         """
         return {
             "step": self._position,
-            "methods": self._inserted.state(),
-            "weights": [on_host(parameter) for parameter in self._parameters],
-            "optimizer": on_host(self._optimizer.state_dict()),
-            "schedule": on_host(self._schedule.state_dict()),
+            "methods": on_host(self._inserted.state(), copy),
+            "weights": on_host(self._parameters, copy),
+            "optimizer": on_host(self._optimizer.state_dict(), copy),
+            "schedule": on_host(self._schedule.state_dict(), copy),
             "policy": self._policy.state() if self._policy is not None else {},
             "meter": self.meter.state(),
             "random": torch.get_rng_state(),

@@ -188,7 +188,8 @@ class TrialRun:
             "pruned": None if pruned is None else to_record(pruned),
             "folded": {} if pruned is None else folded_tensors(pruned),
             "estimation": None if self._estimation is None else self._estimation.state(),
-            "training": self._training.state(),
+            # Written at once: a copy of a whole model's optimiser would need room that there may not be.
+            "training": self._training.state(copy=False),
         }
 
     def _load(self, saved: Mapping[str, Any]) -> None:
