@@ -124,11 +124,11 @@ class Progress:
         return self.spent.model_copy(update={"seconds": max(seconds, self.spent.seconds)})
 
 
-def taken_up_text(number: int, taken_up: TakenUp) -> str:
-    """One line about a trial that was begun before."""
+def taken_up_text(what: str, taken_up: TakenUp) -> str:
+    """One line about a trial, or a training, that was begun before."""
     if not taken_up.step:
-        return f"trial {number} starts anew; {taken_up.problem}"
-    return f"trial {number} goes on at step {taken_up.step} of {taken_up.planned_steps}"
+        return f"{what} starts anew; {taken_up.problem}"
+    return f"{what} goes on at step {taken_up.step} of {taken_up.planned_steps}"
 
 
 class PlainProgress(Progress):
@@ -140,7 +140,7 @@ class PlainProgress(Progress):
             case RunOpened():
                 self._line(self.opening())
             case TrialTakenUp(number, taken_up):
-                self._line(taken_up_text(number, taken_up))
+                self._line(taken_up_text(f"trial {number}", taken_up))
             case TrialEnded(trial) if not trial.status.ended:
                 why = f": {trial.failure.text}" if trial.failure else ""
                 self._line(f"trial {trial.number} will be started again{why}")
@@ -192,8 +192,8 @@ class LiveProgress(Progress):
             case Notice(text):
                 self.live.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
             case TrialTakenUp(number, taken_up):
-                text = f"[dim]{escape(taken_up_text(number, taken_up))}[/]"
-                self.live.console.print(text, soft_wrap=True, highlight=False)
+                text = escape(taken_up_text(f"trial {number}", taken_up))
+                self.live.console.print(f"[dim]{text}[/]", soft_wrap=True, highlight=False)
             case TrialEnded(trial) if trial.failure is not None:
                 style = STATUS_STYLE[trial.status]
                 self.live.console.print(

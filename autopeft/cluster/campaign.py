@@ -20,6 +20,7 @@ from autopeft.cluster.heartbeat import Heartbeat
 from autopeft.cluster.verdict import FailureRate, Refusals, judged, with_fields
 from autopeft.domain.budget import Budget, Spent, duration
 from autopeft.domain.events import (
+    Notice,
     OnEvent,
     RungReached,
     RunOpened,
@@ -70,6 +71,8 @@ class _Running:
     """Clock of `time.monotonic`, in seconds."""
     foretold: dict[str, Any] = field(default_factory=dict)
     """Fields of its measurements that were predicted when it began."""
+    told: list[str] = field(default_factory=list)
+    """Problems of its checkpoint that listeners know of."""
 
 
 class Campaign:
@@ -183,6 +186,7 @@ class Campaign:
     def taken_up(self, number: int, attempt: int, taken_up: TakenUp) -> None:
         """Pass on where a trial goes on that an earlier attempt began."""
         if self._is_current(number, attempt):
+            self._running[number].told.append(taken_up.problem)
             self._on_event(TrialTakenUp(number, taken_up))
 
     def rung(self, number: int, attempt: int, rung: Rung) -> None:
@@ -197,9 +201,13 @@ class Campaign:
         """
         if not self._is_current(task.number, task.attempt):
             return
-        outcome = judged(with_fields(outcome, self._running[task.number].foretold), self._objectives)
+        running = self._running[task.number]
+        outcome = judged(with_fields(outcome, running.foretold), self._objectives)
         with self._lock:
             trial = self._store.finish(task.number, task.attempt, outcome, self._resources.gpus_per_worker)
+        problem = outcome.measurements.checkpoint_problem if outcome.measurements is not None else ""
+        if problem and problem not in running.told:
+            self._on_event(Notice(f"trial {task.number}: {problem}"))
         self._ended_attempt(task, trial)
 
     def lost(self, task: EvaluationTask, text: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from autopeft.domain.trial import UNFINISHED
@@ -50,7 +50,11 @@ def write_checkpoint(path: Path, identity: str, state: Mapping[str, Any]) -> Non
     unfinished = folder / path.name
     folder.mkdir()
     try:
-        save_file(packing.tensors, unfinished, metadata={"checkpoint": text, "sha256": _sum(text, packing.tensors)})
+        header = {"checkpoint": text, "sha256": _sum(text, packing.tensors)}
+        try:
+            save_file(packing.tensors, unfinished, metadata=header)
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(str(error)) from error
         to_disk(unfinished)
         os.replace(unfinished, path)
         to_disk(path.parent)

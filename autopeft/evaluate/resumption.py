@@ -22,8 +22,8 @@ from autopeft.evaluate.checkpoint import (
 from autopeft.evaluate.outcomes import first_line
 
 SHARE = 0.05
-"""Of the time of a training, saving between rungs takes about this much at most: full fine-tuning writes the weights
-and twice as much of the optimiser's, so that a minute may be too short a time between two."""
+"""Of the time of a training, saving takes about this much at most: full fine-tuning writes the weights and twice as
+much of the optimiser's, so that a minute may be too short a time between two."""
 QUICK_S = 2.0
 """Saving before leaving may take as long as a step, or this long."""
 LEFT_FREE_BYTES = 512 << 20
@@ -74,10 +74,12 @@ class Checkpoints:
         self.problem = f"its checkpoint was not used: {first_line(error)}"
 
     def due(self) -> bool:
-        """Whether the last one is so long ago that another is worth its time."""
-        if self._every_s is None:
-            return False
-        return time.monotonic() - self._last >= max(self._every_s, (self._took_s or 0.0) / SHARE)
+        """Whether the time asked for has passed since the last one, and another is worth its time."""
+        return self._every_s is not None and time.monotonic() - self._last >= self._every_s and self.worth()
+
+    def worth(self) -> bool:
+        """Whether the last one is so long ago that another adds no more than `SHARE` to the time; so is the first."""
+        return self.enabled and time.monotonic() - self._last >= (self._took_s or 0.0) / SHARE
 
     def quick(self, size: Callable[[], int], step_s: float) -> bool:
         """Whether writing so many bytes (asked for where none were written yet) takes no longer than a step."""

@@ -59,7 +59,7 @@ class TrialRun:
         self._training: Training | None = None
         self._wiring = Wiring()
         self._additions = ""
-        """Digest of what was put in and is not trained."""
+        """Digest of what was put in: which tensors are trained, and what those hold that are not."""
         self._in_step = self._pausing = False
         self._step_s = 0.0
 
@@ -205,7 +205,9 @@ class TrialRun:
 
     def _digest_of_additions(self, inserted: Inserted) -> str:
         first = {name: tensor_sum(values) for name, values in inserted.initial.items()}
-        return digest_of([self._bench.untouched.frozen_additions(inserted.model), first])
+        trained = [(name, list(part.shape)) for name, part in inserted.model.named_parameters() if part.requires_grad]
+        forms = [companion.form() for companion in inserted.companions]
+        return digest_of([self._bench.untouched.frozen_additions(inserted.model), first, trained, forms])
 
     def _insert(self) -> Inserted:
         started = time.perf_counter()
@@ -275,10 +277,20 @@ class TrialRun:
         if self._here.grows:
             self._count_all(self._here)
         rung = self._tally.rung(self._validate(self._here.model))
-        if not last:
+        saved = last or self._checkpoints.worth()
+        if not last and saved:
             self._checkpoints.write(self._state)
-        stop = yield {self._task.number: rung}
-        return not last and self._task.number in (stop or ())
+        try:
+            stop = yield {self._task.number: rung}
+        except GeneratorExit:
+            # Left here, perhaps to be gone on with when more is known.
+            if not saved:
+                self._checkpoints.write(self._state)
+            raise
+        stopped = not last and self._task.number in (stop or ())
+        if stopped and not saved:
+            self._checkpoints.write(self._state)
+        return stopped
 
     def _make_training(self, done: int, end: int) -> Training:
         """The training of one phase, from the step after `done` to the step `end`."""

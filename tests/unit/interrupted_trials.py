@@ -38,9 +38,14 @@ def attempt(
     task: EvaluationTask,
     leave_after: int | None = None,
     stop_at: int | None = None,
+    close_at: int | None = None,
+    into: Attempt | None = None,
 ) -> Attempt:
-    """Train; after the step `leave_after`, save and break off; stop the trial at the rung `stop_at`."""
-    found = Attempt()
+    """Train; after the step `leave_after`, save and break off; stop the trial, or just leave it, at a rung.
+
+    What is seen goes `into` this, also where an exception ends it.
+    """
+    found = Attempt() if into is None else into
     note = Tally.note
 
     def noted(self: Tally, step: Step) -> None:
@@ -61,7 +66,10 @@ def attempt(
                     found.taken_up = report
                 else:
                     found.rungs.append(report)
-                stopped = isinstance(report, Rung) and report.step == stop_at
+                step = report.step if isinstance(report, Rung) else None
+                if step is not None and step == close_at:
+                    break
+                stopped = step is not None and step == stop_at
                 reports = evaluation.send(frozenset({task.number}) if stopped else frozenset())
             evaluation.close()
         except StopIteration as end:

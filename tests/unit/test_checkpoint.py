@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from autopeft.evaluate import checkpoint
 from autopeft.evaluate.checkpoint import CheckpointError, read_checkpoint, remove_unfinished, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -60,11 +62,15 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         assert set(file.metadata()) == {"checkpoint", "sha256"}
 
 
-def test_of_something_else_or_of_no_kind_it_is_refused(tmp_path: Path) -> None:
+def test_of_something_else_or_of_no_kind_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint"
     write_checkpoint(path, "me", state())
     with pytest.raises(CheckpointError, match="another candidate"):
         read_checkpoint(path, "you")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 2)
+        with pytest.raises(CheckpointError, match="or version"):
+            read_checkpoint(path, "me")
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "none", "me")
     with pytest.raises(TypeError, match="state/deep/1 is a set"):
@@ -113,6 +119,20 @@ def test_a_write_that_fails_leaves_the_old_one_and_nothing_else(
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="no space"):
             write_checkpoint(path, "me", state(2))
+    assert read_checkpoint(path, "me")["number"] == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_disk_that_takes_no_more_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    write_checkpoint(path, "me", state(1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # python gets an error instead of a signal
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_checkpoint(path, "me", {"large": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert read_checkpoint(path, "me")["number"] == 1
     assert [one.name for one in tmp_path.iterdir()] == ["checkpoint"]
 

@@ -55,10 +55,29 @@ def task(
     return task_of(evaluator, folder).model_copy(update={"candidate": candidate})
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "parallel", "prefix", "full", "adalora", "pissa", "lora-fa"])
+TRIED = ("lora", "dora", "parallel", "prefix", "full", "adalora", "increlora", "spt-lora", "pissa", "lora-fa")
+
+
+@pytest.mark.parametrize("method", TRIED)
 def test_methods(monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, method: str) -> None:
     rate = 5e-4 if method == "full" else 5e-3
     check_same(monkeypatch, shared, task(shared, tmp_path, method, rate), *PARTS)
+
+
+@pytest.mark.parametrize("parts", [(1, 2, 4), (5, 6)], ids=str)
+def test_growing_beside_something_else(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, parts: tuple[int, ...]
+) -> None:
+    """Two insertions that grow, in other layers and by other rules, and an adapter: broken off at every growth."""
+    layout = shared._bench.layout
+    first, second = (
+        insertion_of(layout, "increlora", layers).model_copy(update={"modules": modules})
+        for layers, modules in (((0,), ("attention.query", "attention.value")), ((1,), ("ffn.in",)))
+    )
+    second = second.model_copy(update={"settings": {**second.settings, "rank": 2, "warmup": 0.2, "dropout": 0.1}})
+    candidate = Candidate(insertions=(first, second, insertion_of(layout, "serial")), learning_rate=5e-3)
+    asked = task_of(shared, tmp_path).model_copy(update={"candidate": candidate})
+    check_same(monkeypatch, shared, asked, *parts)
 
 
 def test_every_policy_is_tested_here() -> None:

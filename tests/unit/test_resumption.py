@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.trial import CHECKPOINT, TrialStatus
-from autopeft.evaluate import resumption
+from autopeft.evaluate import checkpoint, resumption
 from autopeft.evaluate.pipeline import TorchEvaluator
 from autopeft.evaluate.resumption import Checkpoints
 from autopeft.evaluate.untouched import Untouched
@@ -81,14 +83,18 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(
         shutil.rmtree(path.parent)
 
 
-@pytest.mark.parametrize("what", ["candidate", "seed", "recipe"])
+@pytest.mark.parametrize("what", ["candidate", "seed", "recipe", "version"])
 def test_a_checkpoint_of_something_else_is_not_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, folder: Path, shared: TorchEvaluator, tmp_path: Path, calm: Attempt, what: str
 ) -> None:
     other = shared
     task = task_of(shared, tmp_path)
-    if what == "recipe":
-        other = opened(spec_of(folder, training={"steps": STEPS, "clip_norm": 0.5}))
+    with monkeypatch.context() as patch:
+        if what == "recipe":
+            other = opened(spec_of(folder, training={"steps": STEPS, "clip_norm": 0.5}))
+        elif what == "version":
+            patch.setattr(resumption, "version", lambda library: "7" if library == "peft" else version(library))
+            other = opened(spec_of(folder, training={"steps": STEPS}))
     foreign = task_of(other, tmp_path, **({"rank": 2} if what == "candidate" else {}))
     foreign = foreign.model_copy(update={"seed": 12 if what == "seed" else task.seed})
     assert attempt(monkeypatch, other, foreign, 2).outcome is None
@@ -133,6 +139,48 @@ def test_a_stopped_trial_keeps_its_checkpoint_and_can_be_gone_on_with(
     assert comparable(second.outcome) == comparable(calm.outcome)
 
 
+def test_a_trial_that_is_left_at_a_rung_goes_on_behind_it(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, calm: Attempt
+) -> None:
+    """Also where another trial was trained meanwhile, as by a search that lets only the best of some go on."""
+    task = task_of(shared, tmp_path)
+    first = attempt(monkeypatch, shared, task, close_at=STEPS // 2)
+    assert first.outcome is None
+    assert [rung.step for rung in first.rungs] == [STEPS // 2]
+    assert shared._bench.untouched.differences() == []
+    attempt(monkeypatch, shared, task_of(shared, tmp_path, 1, rank=2))
+    second = attempt(monkeypatch, shared, task)
+    assert second.taken_up is not None
+    assert second.taken_up.step == STEPS // 2
+    assert [rung.step for rung in second.rungs] == [STEPS]
+    assert first.losses + second.losses == calm.losses
+    assert comparable(second.outcome) == comparable(calm.outcome)
+
+
+@pytest.mark.parametrize("end", ["stop_at", "close_at"])
+def test_where_a_rung_was_not_worth_saving_it_is_saved_when_the_trial_ends_there(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, calm: Attempt, end: str
+) -> None:
+    monkeypatch.setattr(Checkpoints, "worth", lambda _: False)
+    whole = task_of(shared, tmp_path, 1)
+    written = []
+    write = Checkpoints.write
+
+    def watched(self: Checkpoints, state: Callable[[], Mapping[str, Any]]) -> None:
+        written.append(self)
+        write(self, state)
+
+    monkeypatch.setattr(Checkpoints, "write", watched)
+    assert comparable(attempt(monkeypatch, shared, whole).outcome) == comparable(calm.outcome)
+    assert not written
+    task = task_of(shared, tmp_path)
+    attempt(monkeypatch, shared, task, **{end: STEPS // 2})  # type: ignore[arg-type]
+    assert len(written) == 1
+    found = attempt(monkeypatch, shared, task)
+    assert found.steps[0] == STEPS // 2 + 1
+    assert comparable(found.outcome) == comparable(calm.outcome)
+
+
 @pytest.mark.parametrize("fault", [ZeroDivisionError("by hand"), MemoryError()])
 def test_a_trial_that_fails_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, fault: Exception
@@ -159,6 +207,32 @@ def test_without_room_on_the_disk_a_trial_goes_on_without_a_checkpoint(
     assert found.outcome is not None
     assert found.outcome.measurements is not None
     assert "no checkpoint could be written: it takes" in found.outcome.measurements.checkpoint_problem
+
+
+def test_a_disk_that_is_full_while_one_is_written_costs_the_checkpoint_and_not_the_trial(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, calm: Attempt
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = checkpoint.save_file
+
+    def limited(*arguments: Any, **more: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # python gets an error instead of a signal
+        try:
+            write(*arguments, **more)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(checkpoint, "save_file", limited)
+    task = task_of(shared, tmp_path)
+    found = attempt(monkeypatch, shared, task, leave_after=2)
+    assert found.outcome is None
+    assert list(Path(task.artefact_dir).iterdir()) == []
+    found = attempt(monkeypatch, shared, task)
+    assert found.losses == calm.losses
+    assert comparable(found.outcome) == comparable(calm.outcome)
+    assert found.outcome is not None
+    assert found.outcome.measurements is not None
+    assert "no checkpoint could be written: " in found.outcome.measurements.checkpoint_problem
 
 
 def test_where_none_are_asked_for_none_are_written(
@@ -199,6 +273,7 @@ def test_a_checkpoint_is_due_after_the_time_asked_for_and_later_where_it_takes_l
         return {}
 
     assert not found.due()
+    assert found.worth(), "what it takes is not known yet"
     clock.now += 59.0
     assert not found.due()
     clock.now += 1.0
@@ -206,8 +281,10 @@ def test_a_checkpoint_is_due_after_the_time_asked_for_and_later_where_it_takes_l
     found.write(slowly)
     clock.now += 9.0 / 0.05 - 1.0
     assert not found.due(), "5 % of the time"
+    assert not found.worth(), "at a rung neither"
     clock.now += 1.1
     assert found.due()
+    assert found.worth()
     found.write(dict)
     clock.now += 60.0
     assert found.due()
