@@ -104,16 +104,16 @@ def killed(
         pytest.param(Training, "_loss", 6, 2, "lora", {}, id="between the passes of a step"),
         pytest.param(Training, "_loss", 8, 3, "adalora", {}, id="while AdaLoRA shrinks"),
         pytest.param(Training, "_loss", 6, 2, "increlora", {}, id="while IncreLoRA grows"),
-        # At the start of every second step two layers' probes, each with and without the layer.
-        pytest.param(Training, "_probe", 3, 2, "lora", {"policy": IST}, id="in a probe of IST"),
+        # Two probes after every second step.
+        pytest.param(Training, "_probe", 4, 4, "lora", {"policy": IST}, id="in a probe of IST"),
         pytest.param(Training, "_loss", 6, 2, "lora", {"pruning": PRUNING}, id="in the estimation"),
         pytest.param(Estimation, "prune", 1, 4, "lora", {"pruning": PRUNING}, id="in the pruning step"),
         pytest.param(Training, "_loss", 12, 5, "lora", {"pruning": PRUNING}, id="after the pruning step"),
         pytest.param(TrialRun, "_validate", 1, 3, "lora", {}, id="while it is validated"),
-        pytest.param(TrialRun, "_validate", 2, 7, "lora", {}, id="while it is validated in the end"),
+        pytest.param(TrialRun, "_validate", 2, 8, "lora", {}, id="while it is validated in the end"),
         pytest.param(checkpoint, "save_file", 3, 2, "lora", {}, id="while a checkpoint is written"),
         pytest.param(os, "replace", 3, 2, "lora", {}, id="before a checkpoint takes its place"),
-        pytest.param(artefact, "save_file", 1, 7, "lora", {}, id="while the adapter is saved"),
+        pytest.param(artefact, "save_file", 1, 8, "lora", {}, id="while the adapter is saved"),
     ],
 )
 def test_killed_in_the_middle(
