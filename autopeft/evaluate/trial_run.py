@@ -87,15 +87,17 @@ class TrialRun:
             self._tally.note(step)
             self._check_memory()
             rung_comes = step.number in rungs and step.number < self._planned
-            if self._pausing or (self._checkpoints.due() and not rung_comes):
+            saving = self._pausing or (self._checkpoints.due() and not rung_comes)
+            if saving:
                 self._checkpoints.write(self._state)
-            if self._pausing:
+            self._in_step = False
+            if saving and self._pausing:  # else it was asked for a moment too late, and the next step hears it
                 self._pausing = False
                 yield {}
             if step.number in rungs and (yield from self._rung()):
                 return TrialStatus.STOPPED_EARLY
-        bench, inserted = self._bench, self._here
-        found = self._tally.found
+        self._in_step = False
+        bench, inserted, found = self._bench, self._here, self._tally.found
         found["infer_peak"] = bench.validation.peak(inserted.model, bench.device, bench.dtype)
         found["adapter_bytes"] = save_adapter(inserted, Path(self._task.artefact_dir))
         if self._bench.dtype != torch.float32 and not inserted.saved_exactly:
@@ -115,6 +117,7 @@ class TrialRun:
         if self._training is not None:
             self._training.free()
         self._training = self._estimation = self._inserted = None
+        self._in_step = False
         self._bench.untouched.restore()
         self._tally.setup_s += time.perf_counter() - started
 
@@ -264,10 +267,7 @@ class TrialRun:
 
     def _next(self, steps: Iterator[Step]) -> Step | None:
         self._in_step = True
-        try:
-            return next(steps, None)
-        finally:
-            self._in_step = False
+        return next(steps, None)
 
     def _rung(self) -> Generator[Mapping[int, Report], frozenset[int] | None, bool]:
         """Validate after a step and report; returns whether the trial is to be stopped."""
