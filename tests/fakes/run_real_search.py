@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from autopeft.app.searching import search
+from autopeft.cluster import interruption, pausing
 from autopeft.domain.events import Event, TrialTakenUp
 from autopeft.domain.ports import EvaluatorRef
 from autopeft.domain.spec import SearchSpec
@@ -31,6 +32,7 @@ def main() -> int:
     spec = SearchSpec.model_validate(asked["spec"])
     arguments = {"spec": spec.model_dump(mode="json"), "log": asked["log"], "kills": asked.get("kills", [])}
     evaluator = EvaluatorRef(target="tests.fakes.watched:open_watched", arguments=arguments)
+    interruption.PATIENCE_S = pausing.PATIENCE_S = 60.0  # on a busy machine the first steps take seconds
     result = search(spec, runs, on_event=show, evaluator=evaluator)
     print("end", result.interrupted, result.why, flush=True)
     return 130 if result.interrupted else 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from autopeft.app.reproducing import train
+from autopeft.cluster import interruption
 from autopeft.domain.errors import UserError
 from autopeft.domain.events import Event, Notice, RungReached, TrialTakenUp
 from autopeft.domain.measurements import TakenUp
@@ -55,6 +56,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupted)
+        patch.setattr(interruption, "PATIENCE_S", 300.0)  # on a busy machine the first steps take seconds
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "out", events.append)
     assert events[-1:] == [Notice("Interrupted; the same command goes on from the last checkpoint.")]
