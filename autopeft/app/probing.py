@@ -159,4 +159,4 @@ def _evaluator(spec: SearchSpec, resources: Resources, steps: int) -> Evaluator:
 def _trained(evaluator: Evaluator, candidate: Candidate, seed: int, folder: Path) -> Outcome:
     folder.mkdir()
     task = EvaluationTask(number=0, attempt=1, seed=seed, candidate=candidate, artefact_dir=str(folder))
-    return evaluated(evaluator, [task])
+    return evaluated(evaluator, task)

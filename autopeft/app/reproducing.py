@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.app.folder import check_writable
 from autopeft.app.planning import decide_resources, evaluator_of
+from autopeft.cluster.attempt import Attempt
+from autopeft.cluster.interruption import Interrupted, Interruption
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.events import Notice, OnEvent, RungReached, ignore
+from autopeft.domain.events import Notice, OnEvent, RungReached, TrialTakenUp, ignore
+from autopeft.domain.measurements import Rung
 from autopeft.domain.ports import EvaluationTask, Evaluator
 from autopeft.domain.spec import ResourceSpec
-from autopeft.domain.trial import Outcome, TrialStatus
+from autopeft.domain.trial import CHECKPOINT, UNFINISHED, Outcome, TrialStatus
 from autopeft.evaluate.inspection import devices, inspect_run
 from autopeft.export.recipe import Recipe
 from autopeft.plugins import locate
@@ -33,10 +35,13 @@ class Reproduction:
 def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction:
     """Train a recipe's candidate with its seed and save the adapter in `out`.
 
+    Where an earlier call was killed or interrupted, this one goes on from the checkpoint that it left in `out`.
+
     Raises:
-        UserError: where model or data cannot be used, or `out` is not empty.
+        UserError: where model or data cannot be used, or `out` holds something else.
+        KeyboardInterrupt: after Ctrl-C, when a checkpoint is saved if that is quick.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not _is_left(path) for path in out.iterdir())):
         raise UserError(Problem("--out", f"{out} is not an empty folder", "", "Choose another."))
     check_writable(out.resolve().parent)
     began = time.monotonic()
@@ -55,25 +60,34 @@ def train(recipe: Recipe, out: Path, on_event: OnEvent = ignore) -> Reproduction
         task = EvaluationTask(
             number=0, attempt=1, seed=recipe.seed, candidate=recipe.candidate, artefact_dir=str(out.resolve())
         )
-        outcome = evaluated(evaluator, [task], on_event)
+        outcome = evaluated(evaluator, task, on_event)
         scored = outcome.status is TrialStatus.COMPLETE and "test" in inspection.task.rows
         test = evaluator.score_test(out) if scored else None
+    except Interrupted:
+        if (out / CHECKPOINT).exists():
+            on_event(Notice("Interrupted; the same command goes on from the last checkpoint."))
+        raise
     finally:
         evaluator.close()
     return Reproduction(outcome, test, out, time.monotonic() - began)
 
 
-def evaluated(evaluator: Evaluator, tasks: Sequence[EvaluationTask], on_event: OnEvent = ignore) -> Outcome:
-    """Run one evaluation to its end."""
-    evaluation = evaluator.evaluate(tasks)
-    try:
-        rungs = next(evaluation)
-        while True:
-            for number, rung in rungs.items():
-                on_event(RungReached(number, rung))
-            rungs = evaluation.send(frozenset())
-    except StopIteration as end:
-        outcome: Outcome = end.value[tasks[0].number]
-        return outcome
-    finally:
-        evaluation.close()
+def _is_left(path: Path) -> bool:
+    """Whether a training that ended too soon left this."""
+    return path.name == CHECKPOINT or path.name.startswith(UNFINISHED)
+
+
+def evaluated(evaluator: Evaluator, task: EvaluationTask, on_event: OnEvent = ignore) -> Outcome:
+    """Run one evaluation to its end, or to the first Ctrl-C."""
+    attempt = Attempt(evaluator, task)
+    with Interruption() as interruption:
+        try:
+            while True:
+                with interruption.leaving_at_once(attempt.pause):
+                    step = attempt.advance()
+                if isinstance(step, Outcome):
+                    return step
+                for number, report in step.items():
+                    on_event(RungReached(number, report) if isinstance(report, Rung) else TrialTakenUp(number, report))
+        finally:
+            attempt.close()

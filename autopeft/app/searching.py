@@ -19,7 +19,7 @@ from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import Event, Notice, OnEvent, RunOpened, SearchEnded, ignore
 from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler
 from autopeft.domain.results import RunResults
-from autopeft.domain.spec import SearchSpec
+from autopeft.domain.spec import NOT_ASKED_OF_TRIALS, SearchSpec
 from autopeft.domain.trial import Trial
 from autopeft.plugins import locate
 from autopeft.search import make_sampler
@@ -227,8 +227,7 @@ def differences(old: SearchSpec, new: SearchSpec) -> list[str]:
             found += [f"{key}.{sub}: {value[sub]} -> {other[sub]}" for sub in value if value[sub] != other[sub]]
         elif value != other:
             found.append(f"{key}: {value} -> {other}")
-    free = ("name", "budget", "resources", "retries", "max_failure_share", "keep_adapters")
-    return [text for text in found if not text.startswith(free)]
+    return [text for text in found if not text.startswith(NOT_ASKED_OF_TRIALS)]
 
 
 def _check_same(folder: RunFolder, spec: SearchSpec) -> None:

@@ -14,8 +14,17 @@ from rich.text import Text
 
 from autopeft.cli.tables import STATUS_STYLE, candidate_text, front_table, quantity, seconds_text
 from autopeft.domain.budget import Budget, Spent
-from autopeft.domain.events import Event, Notice, RungReached, RunOpened, TrialEnded, TrialRefused, TrialStarted
-from autopeft.domain.measurements import Rung
+from autopeft.domain.events import (
+    Event,
+    Notice,
+    RungReached,
+    RunOpened,
+    TrialEnded,
+    TrialRefused,
+    TrialStarted,
+    TrialTakenUp,
+)
+from autopeft.domain.measurements import TakenUp
 from autopeft.domain.results import Front
 from autopeft.domain.trial import Trial, TrialStatus
 
@@ -29,7 +38,8 @@ class Progress:
         self.console = console
         self.opened: RunOpened | None = None
         self.running: dict[int, Trial] = {}
-        self.rungs: dict[int, Rung] = {}
+        self.shares: dict[int, float] = {}
+        """Of the steps of a running trial that are done, as it last said."""
         self.counts: dict[TrialStatus, int] = {}
         self.seconds: list[float] = []
         self.front: Front | None = None
@@ -50,11 +60,13 @@ class Progress:
                 self.counts = {status: count for status, count in event.counts.items() if status.ended}
             case TrialStarted(trial):
                 self.running[trial.number] = trial
+            case TrialTakenUp(number, taken_up):
+                self.shares[number] = taken_up.step / taken_up.planned_steps
             case RungReached(number, rung):
-                self.rungs[number] = rung
+                self.shares[number] = rung.fidelity
             case TrialEnded(trial):
                 self.running.pop(trial.number, None)
-                self.rungs.pop(trial.number, None)
+                self.shares.pop(trial.number, None)
                 self.front, self.spent = event.front, event.spent
                 if trial.status.ended:
                     self.counts[trial.status] = self.counts.get(trial.status, 0) + 1
@@ -112,6 +124,13 @@ class Progress:
         return self.spent.model_copy(update={"seconds": max(seconds, self.spent.seconds)})
 
 
+def taken_up_text(what: str, taken_up: TakenUp) -> str:
+    """One line about a trial, or a training, that was begun before."""
+    if not taken_up.step:
+        return f"{what} starts anew; {taken_up.problem}"
+    return f"{what} goes on at step {taken_up.step} of {taken_up.planned_steps}"
+
+
 class PlainProgress(Progress):
     """One line per thing that happened, for logs and pipes."""
 
@@ -120,6 +139,8 @@ class PlainProgress(Progress):
         match event:
             case RunOpened():
                 self._line(self.opening())
+            case TrialTakenUp(number, taken_up):
+                self._line(taken_up_text(f"trial {number}", taken_up))
             case TrialEnded(trial) if not trial.status.ended:
                 why = f": {trial.failure.text}" if trial.failure else ""
                 self._line(f"trial {trial.number} will be started again{why}")
@@ -170,6 +191,9 @@ class LiveProgress(Progress):
                 self.live.console.print(escape(self.opening()), soft_wrap=True)
             case Notice(text):
                 self.live.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+            case TrialTakenUp(number, taken_up):
+                text = escape(taken_up_text(f"trial {number}", taken_up))
+                self.live.console.print(f"[dim]{text}[/]", soft_wrap=True, highlight=False)
             case TrialEnded(trial) if trial.failure is not None:
                 style = STATUS_STYLE[trial.status]
                 self.live.console.print(
@@ -205,8 +229,7 @@ class LiveProgress(Progress):
         )
         parts: list[Text | Table] = [head, counts]
         for number, trial in sorted(self.running.items()):
-            rung = self.rungs.get(number)
-            at = f" {rung.fidelity:.0%}" if rung else ""
+            at = f" {self.shares[number]:.0%}" if self.shares.get(number) else ""
             parts.append(
                 Text(f"  trial {number}{at}  {candidate_text(trial)}", style="dim", no_wrap=True, overflow="ellipsis")
             )

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from autopeft.cli.options import Json
+from autopeft.cli.progress import taken_up_text
 from autopeft.cli.tables import output, print_json, seconds_text
-from autopeft.domain.events import Event, Notice, RungReached
+from autopeft.domain.events import Event, Notice, RungReached, TrialTakenUp
 
 
 def command(
@@ -32,6 +33,8 @@ def command(
         match event:
             case Notice(text):
                 errors.print(text, markup=False)
+            case TrialTakenUp(_, taken_up):
+                errors.print(taken_up_text("the training", taken_up), markup=False)
             case RungReached(_, rung):
                 scores = ", ".join(f"{name} {value:.3f}" for name, value in rung.quality.items())
                 errors.print(f"{rung.fidelity:.0%}  loss {rung.train_loss:.3f}  {scores}", markup=False)

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Mapping
 
-from autopeft.domain.measurements import Rung
+from autopeft.domain.measurements import Report
 from autopeft.domain.ports import Evaluation, EvaluationTask, Evaluator
 from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
 
@@ -23,8 +23,8 @@ class Attempt:
         self._evaluation: Evaluation | None = None
         self._began = time.monotonic()
 
-    def advance(self) -> Mapping[int, Rung] | Outcome:
-        """Train to the next rung or to the end.
+    def advance(self) -> Mapping[int, Report] | Outcome:
+        """Train to the next report or to the end; an empty mapping where it may be left after `pause`.
 
         An evaluator that breaks its promise and raises gives a crashed outcome, and its process should be replaced.
         """
@@ -44,6 +44,10 @@ class Attempt:
             error = RuntimeError(f"the evaluator returned no outcome for trial {self._task.number}")
             return crashed(error, time.monotonic() - self._began)
         return found
+
+    def pause(self) -> bool:
+        """Ask it to come to a place where it can be left and gone on with; see `Evaluator.pause`."""
+        return self._evaluator.pause()
 
     def close(self) -> None:
         """Leave the evaluation where it is; the PEFT modules are taken out again."""

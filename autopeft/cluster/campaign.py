@@ -19,8 +19,18 @@ from autopeft.cluster.admission import Admission
 from autopeft.cluster.heartbeat import Heartbeat
 from autopeft.cluster.verdict import FailureRate, Refusals, judged, with_fields
 from autopeft.domain.budget import Budget, Spent, duration
-from autopeft.domain.events import OnEvent, RungReached, RunOpened, TrialEnded, TrialRefused, TrialStarted, ignore
-from autopeft.domain.measurements import Rung
+from autopeft.domain.events import (
+    Notice,
+    OnEvent,
+    RungReached,
+    RunOpened,
+    TrialEnded,
+    TrialRefused,
+    TrialStarted,
+    TrialTakenUp,
+    ignore,
+)
+from autopeft.domain.measurements import Rung, TakenUp
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import EvaluationTask, Proposal, Resources, RunStore, Sampler
 from autopeft.domain.results import Front, ScoredTrial, score
@@ -61,13 +71,16 @@ class _Running:
     """Clock of `time.monotonic`, in seconds."""
     foretold: dict[str, Any] = field(default_factory=dict)
     """Fields of its measurements that were predicted when it began."""
+    told: list[str] = field(default_factory=list)
+    """Problems of its checkpoint that listeners know of."""
 
 
 class Campaign:
     """One session of a search: asks the sampler, writes the store, keeps the budget and the front.
 
-    A runner calls `open`, then `next` until it says `Done`, hands in `rung`, `finish` and `lost`, and at the end calls
-    `close`. Everything but the heartbeat happens in the thread that calls; the store is used by one thread at a time.
+    A runner calls `open`, then `next` until it says `Done`, hands in `taken_up`, `rung`, `finish` and `lost`, and at
+    the end calls `close`. Everything but the heartbeat happens in the thread that calls; the store is used by one
+    thread at a time.
     """
 
     def __init__(
@@ -147,7 +160,7 @@ class Campaign:
     def done(self) -> Done | None:
         """Why nothing more would start, where that is known without asking the sampler."""
         why = self._why_stop()
-        return None if why is None or self._running else Done(why)
+        return None if why is None or self._running else self._over(why)
 
     def next(self, worker: str = "") -> EvaluationTask | Refused | Wait | Done:
         """What to train now. The trial's row is `running` in the store before this returns.
@@ -168,7 +181,13 @@ class Campaign:
                 return self._proposed(proposal, worker)
             self._exhausted = True
             why = f"Every candidate of the space was proposed{self._refusals.aside()}."
-        return Wait() if self._running else Done(why)
+        return Wait() if self._running else self._over(why)
+
+    def taken_up(self, number: int, attempt: int, taken_up: TakenUp) -> None:
+        """Pass on where a trial goes on that an earlier attempt began."""
+        if self._is_current(number, attempt):
+            self._running[number].told.append(taken_up.problem)
+            self._on_event(TrialTakenUp(number, taken_up))
 
     def rung(self, number: int, attempt: int, rung: Rung) -> None:
         """Pass on what a running trial reported part-way; reports of an earlier attempt are ignored."""
@@ -182,9 +201,13 @@ class Campaign:
         """
         if not self._is_current(task.number, task.attempt):
             return
-        outcome = judged(with_fields(outcome, self._running[task.number].foretold), self._objectives)
+        running = self._running[task.number]
+        outcome = judged(with_fields(outcome, running.foretold), self._objectives)
         with self._lock:
             trial = self._store.finish(task.number, task.attempt, outcome, self._resources.gpus_per_worker)
+        problem = outcome.measurements.checkpoint_problem if outcome.measurements is not None else ""
+        if problem and problem not in running.told:
+            self._on_event(Notice(f"trial {task.number}: {problem}"))
         self._ended_attempt(task, trial)
 
     def lost(self, task: EvaluationTask, text: str) -> None:
@@ -226,7 +249,7 @@ class Campaign:
         # What ran when a driver died may have brought it down: the rest comes first and is safe when it does so again.
         self._pending.extend(sorted(waiting, key=lambda trial: (trial.driver_deaths, trial.number)))
         self._front = Front.of(self._objectives, scored)
-        self._adapters.sweep(trials, self._front.numbers)
+        self._adapters.sweep(trials, self._front)
         self._on_event(
             RunOpened(
                 record=self._store.record,
@@ -242,6 +265,12 @@ class Campaign:
                 pending=len(self._pending),
             )
         )
+
+    def _over(self, why: str) -> Done:
+        # After failures and refusals, a person changes something and goes on.
+        if self._failures.exceeded() is None and self._refusals.exceeded() is None:
+            self._adapters.drop_stopped()
+        return Done(why)
 
     def _why_stop(self) -> str | None:
         """The sentence that says why nothing new may start, or None."""
@@ -328,7 +357,7 @@ class Campaign:
         left = [one.trial for one in before.members if one.trial.number not in self._front.numbers]
         if scored.trial.number not in self._front.numbers:
             left.append(scored.trial)
-        self._adapters.drop(left)
+        self._adapters.drop(left, self._front)
 
     def _read_spent(self) -> None:
         with self._lock:

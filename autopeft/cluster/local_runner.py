@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from autopeft.cluster.attempt import Attempt
 from autopeft.cluster.campaign import Campaign, Done, Refused, RunEnd, Wait
 from autopeft.cluster.interruption import Interrupted, Interruption
-from autopeft.domain.measurements import Rung
+from autopeft.domain.measurements import Report, Rung
 from autopeft.domain.ports import EvaluationTask, Evaluator, EvaluatorRef, Resources
 from autopeft.domain.trial import Outcome
 from autopeft.plugins import locate
 
-INTERRUPTED = "Interrupted; the trials that ran start again when the search goes on."
+INTERRUPTED = "Interrupted; the trials that ran are taken up again when the search goes on."
 
 
 class LocalRunner:
@@ -64,7 +64,7 @@ class LocalRunner:
         attempt = Attempt(self._evaluator, task)
         try:
             while True:
-                with interruption.leaving_at_once():
+                with interruption.leaving_at_once(attempt.pause):
                     step = attempt.advance()
                 if isinstance(step, Outcome):
                     return step
@@ -78,6 +78,9 @@ class LocalRunner:
             evaluator.close()
 
 
-def _report(campaign: Campaign, task: EvaluationTask, rungs: Mapping[int, Rung]) -> None:
-    for number, rung in rungs.items():
-        campaign.rung(number, task.attempt, rung)
+def _report(campaign: Campaign, task: EvaluationTask, reports: Mapping[int, Report]) -> None:
+    for number, report in reports.items():
+        if isinstance(report, Rung):
+            campaign.rung(number, task.attempt, report)
+        else:
+            campaign.taken_up(number, task.attempt, report)

@@ -48,10 +48,11 @@ class RayRunner:
     def _tune(self, campaign: Campaign, interruption: Interruption, scratch: Path) -> RunEnd:
         from ray import tune
 
+        from autopeft.cluster.pausing import PauseFlag
         from autopeft.cluster.searcher import CampaignSearcher, ErrorReader
         from autopeft.cluster.worker import Key, Worker
 
-        searcher = CampaignSearcher(campaign, self._resources.workers)
+        searcher, flag = CampaignSearcher(campaign, self._resources.workers), PauseFlag()
 
         class Leaving(tune.Stopper):
             """Asked by Tune at every turn of its loop, outside of any `except`."""
@@ -60,7 +61,10 @@ class RayRunner:
                 return False
 
             def stop_all(self) -> bool:
-                if searcher.error is not None or interruption.requested:
+                if interruption.requested:
+                    searcher.leaving = True
+                    flag.set()
+                if searcher.error is not None or (searcher.leaving and (searcher.all_paused or flag.overdue)):
                     # Tune's own way out waits for the running steps; this leaves its loop as Ctrl-C would.
                     raise Interrupted
                 return False
@@ -69,7 +73,7 @@ class RayRunner:
             tune.run(
                 Worker,
                 name="search",
-                config={Key.EVALUATOR.value: self._reference.model_dump_json()},
+                config={Key.EVALUATOR.value: self._reference.model_dump_json(), Key.PAUSE.value: flag.name},
                 resources_per_trial={"cpu": self._resources.cpus_per_worker, "gpu": self._resources.gpus_per_worker},
                 num_samples=-1,
                 search_alg=searcher,
@@ -86,6 +90,8 @@ class RayRunner:
         except Interrupted:
             if searcher.error is None:
                 raise
+        finally:
+            flag.clear()
         if searcher.error is not None:
             raise searcher.error
         return RunEnd(searcher.why or "Ray Tune ended the search.", interrupted=False)

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from autopeft.cluster.campaign import Campaign, Done, Refused, Wait
 from autopeft.cluster.worker import Key, raise_told
-from autopeft.domain.measurements import Rung
+from autopeft.domain.measurements import Rung, TakenUp
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.trial import Outcome
 
@@ -43,13 +43,21 @@ class CampaignSearcher(Searcher):
         self._workers = workers
         self._tasks: dict[str, EvaluationTask] = {}
         self._out_of_memory: set[str] = set()
+        self._paused: set[str] = set()
+        self.leaving = False
+        """Whether nothing more is to be started."""
         self._some_worker_was_built = False
         self.why: str | None = None
         """Why the search ended; None while it runs."""
         self.error: Exception | None = None
 
+    @property
+    def all_paused(self) -> bool:
+        """Whether every task that runs has come to a place where it can be left."""
+        return self._tasks.keys() <= self._paused
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.error is not None or len(self._tasks) >= self._workers:
+        if self.error is not None or self.leaving or len(self._tasks) >= self._workers:
             return None
         step = self._guarded(lambda: self._next(trial_id))
         if isinstance(step, Done):
@@ -104,7 +112,12 @@ class CampaignSearcher(Searcher):
         task = self._tasks.get(trial_id)
         if task is None:
             return
-        if Key.RUNG in result:
+        if Key.PAUSED in result:
+            self._paused.add(trial_id)
+        elif Key.TAKEN_UP in result:
+            taken_up = TakenUp.model_validate_json(result[Key.TAKEN_UP])
+            self._campaign.taken_up(task.number, task.attempt, taken_up)
+        elif Key.RUNG in result:
             self._some_worker_was_built = True
             rung = Rung.model_validate_json(result[Key.RUNG])
             self._campaign.rung(task.number, task.attempt, rung)

@@ -14,8 +14,9 @@ import psutil
 from ray.tune import Trainable
 
 from autopeft.cluster.attempt import DETAIL_LINES, Attempt
+from autopeft.cluster.pausing import PauseFlag
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.measurements import Rung
+from autopeft.domain.measurements import Report, Rung
 from autopeft.domain.ports import EvaluationTask, Evaluator, EvaluatorRef
 from autopeft.domain.trial import Outcome
 from autopeft.plugins import locate
@@ -31,7 +32,11 @@ class Key(StrEnum):
 
     EVALUATOR = "evaluator"
     TASK = "task"
+    PAUSE = "pause"
+    """Name of the search's `PauseFlag`; not JSON."""
+    TAKEN_UP = "taken_up"
     RUNG = "rung"
+    PAUSED = "paused"
     OUTCOME = "outcome"
     UNBUILDABLE = "unbuildable"
 
@@ -53,6 +58,7 @@ class Worker(Trainable):
         self._attempt: Attempt | None = None
         self._memory = MemoryWatch()
         _end_with_parent()
+        PauseFlag(config[Key.PAUSE]).watch(self._pause)
         self._recycle = False
         self._take(config)
 
@@ -72,7 +78,7 @@ class Worker(Trainable):
             self._attempt = Attempt(self._evaluator, self._task)
         step = self._attempt.advance()
         if not isinstance(step, Outcome):
-            return {Key.RUNG.value: encode(step[self._task.number]), "done": False}
+            return {**_reported(step.get(self._task.number)), "done": False}
         self._recycle = step.recycle_worker or self._memory.grew()
         return {Key.OUTCOME.value: encode(step), "done": not self._recycle}
 
@@ -85,10 +91,21 @@ class Worker(Trainable):
     def log_result(self, result: dict[str, Any]) -> None:
         """Tune would write its own files; the store has everything."""
 
+    def _pause(self) -> None:
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.pause()
+
     def _take(self, config: dict[str, Any]) -> None:
         self._reference = EvaluatorRef.model_validate_json(config[Key.EVALUATOR])
         self._task = EvaluationTask.model_validate_json(config[Key.TASK])
         self._attempt = None
+
+
+def _reported(report: Report | None) -> dict[str, str]:
+    if report is None:
+        return {Key.PAUSED.value: "true"}
+    return {(Key.RUNG if isinstance(report, Rung) else Key.TAKEN_UP).value: encode(report)}
 
 
 def _end_with_parent() -> None:
@@ -122,7 +139,7 @@ class MemoryWatch:
         return held - self._after_first > GROWTH_BYTES
 
 
-def encode(value: Rung | Outcome) -> str:
+def encode(value: Report | Outcome) -> str:
     """JSON with NaN and infinity kept, which pydantic's own would turn into null."""
     return json.dumps(value.model_dump(mode="json"))
 

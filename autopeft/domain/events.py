@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from autopeft.domain.budget import Budget, Spent
-from autopeft.domain.measurements import Rung
+from autopeft.domain.measurements import Rung, TakenUp
 from autopeft.domain.results import Front, RunRecord
 from autopeft.domain.trial import Trial, TrialStatus
 
@@ -35,6 +35,14 @@ class RunOpened:
 @dataclass(frozen=True)
 class TrialStarted:
     trial: Trial
+
+
+@dataclass(frozen=True)
+class TrialTakenUp:
+    """A trial that an earlier attempt began goes on from its checkpoint, or starts anew and says why."""
+
+    number: int
+    taken_up: TakenUp
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Notice:
     text: str
 
 
-Event = RunOpened | TrialStarted | RungReached | TrialEnded | TrialRefused | SearchEnded | Notice
+Event = RunOpened | TrialStarted | TrialTakenUp | RungReached | TrialEnded | TrialRefused | SearchEnded | Notice
 OnEvent = Callable[[Event], None]
 
 

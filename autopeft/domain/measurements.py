@@ -47,6 +47,22 @@ class Rung(BaseModel):
         return self.step / self.planned_steps
 
 
+class TakenUp(BaseModel):
+    """What a trial reports first that an earlier attempt had begun."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    """Optimiser steps done before, after which it goes on; 0 where it starts anew."""
+    planned_steps: int
+    problem: str = ""
+    """Why it starts anew, or why a checkpoint could not be used; empty where it goes on."""
+
+
+Report = Rung | TakenUp
+"""What a trial says while it runs."""
+
+
 class Measurements(BaseModel):
     """The numbers of one trial; measured once, scored any number of times.
 
@@ -115,5 +131,10 @@ class Measurements(BaseModel):
     elsewhere_peak: PeakMemory | None = None
     """`train_peak` of the same candidate on the model and at the size that `predict_for` of the spec names: predicted,
     never measured."""
+    resumed_at: tuple[int, ...] = ()
+    """Optimiser steps after which it was gone on with from a checkpoint, ascending. Seconds are then those of all
+    attempts together, without the steps that had to be done again."""
+    checkpoint_problem: str = ""
+    """Why a checkpoint that was there was not used, or why none could be written; empty mostly."""
     device: str = ""
     dtype: str = ""

@@ -13,7 +13,7 @@ from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.candidate import Candidate, Insertion, Setting
 from autopeft.domain.errors import Problem
 from autopeft.domain.layout import ModelLayout
-from autopeft.domain.measurements import Rung
+from autopeft.domain.measurements import Report
 from autopeft.domain.memory import Prediction
 from autopeft.domain.method import MethodFacts, TreatmentFacts
 from autopeft.domain.results import RunRecord, ScoredTrial
@@ -73,20 +73,33 @@ class EvaluationTask(BaseModel):
     seed: int
     candidate: Candidate
     artefact_dir: str
-    """Absolute path of the folder for the trained adapter; written only by a trial that completes."""
+    """Absolute path of the folder for the trained adapter, which a trial that completes puts in the place of whatever
+    lies there. Until then it may hold the trial's checkpoint, from which another attempt at the same task goes on."""
 
 
-Evaluation = Generator[Mapping[int, Rung], frozenset[int], dict[int, Outcome]]
-"""A running evaluation of some tasks: yields a rung per task by number as they are reached, is sent the numbers to
-stop, and returns an outcome per number. Closing it (`GeneratorExit`) or any exception raised inside takes the PEFT
-modules out again."""
+Evaluation = Generator[Mapping[int, Report], frozenset[int], dict[int, Outcome]]
+"""A running evaluation of some tasks: yields a report per task by number (rungs as they are reached; before them, of a
+task that is gone on with, where it was taken up), is sent the numbers to stop at a rung, and returns an outcome per
+number. An empty mapping is no report: there it may be left after `Evaluator.pause`. Closing it (`GeneratorExit`) or any
+exception raised inside takes the PEFT modules out again."""
 
 
 class Evaluator(Protocol):
     """Trains and measures candidates; keeps model and data loaded between tasks."""
 
     def evaluate(self, tasks: Sequence[EvaluationTask]) -> Evaluation:
-        """Train these tasks (today: one). Failures are outcomes, never exceptions."""
+        """Train these tasks (today: one). Failures are outcomes, never exceptions.
+
+        A trial that is stopped early keeps its checkpoint; one that ends in another way has none.
+        """
+        ...
+
+    def pause(self) -> bool:
+        """Ask the running evaluation to save a checkpoint after the optimiser step that it is in, and yield nothing.
+
+        May be called from a signal handler or another thread. Returns whether that will happen; False where no step is
+        under way, or saving would take much longer than one: then it may be broken off as it is.
+        """
         ...
 
     def score_test(self, artefact_dir: Path) -> dict[str, float]:

@@ -15,6 +15,16 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """What a run may be called: it becomes a folder name."""
 DEFAULT_MODEL = "minilm"
 DEFAULT_DATA = "python-docs"
+NOT_ASKED_OF_TRIALS = (
+    "name",
+    "budget",
+    "resources",
+    "retries",
+    "max_failure_share",
+    "keep_adapters",
+    "checkpoint_s",
+)
+"""Keys of a spec that change no trial, so that a run may go on with other values of them."""
 
 
 class _Part(BaseModel):
@@ -243,6 +253,9 @@ class SearchSpec(_Part):
     """The search stops where more than this share of at least 10 ended trials crashed, were lost or invalid."""
     keep_adapters: Literal["front", "all"] = "front"
     """Whether adapters of trials that a front point dominates stay on disk."""
+    checkpoint_s: float | None = Field(default=60.0, ge=0)
+    """Seconds after which a trial in training saves where it stands, beside every rung; a trial that takes long to save
+    waits longer. `None` saves nothing: an interrupted trial then starts from its first step."""
 
     @model_validator(mode="after")
     def _distinct_objectives(self) -> SearchSpec:
@@ -254,10 +267,9 @@ class SearchSpec(_Part):
     def digest(self) -> str:
         """Identity of the search: two specs with one digest ask for the same trials.
 
-        Name, budget, resources, retries and what is kept on disk do not count.
+        Name, budget, resources, retries, what is kept on disk and how often a trial is saved do not count.
         """
-        outside = {"name", "budget", "resources", "retries", "max_failure_share", "keep_adapters"}
-        said = self.model_dump(mode="json", exclude=outside)
+        said = self.model_dump(mode="json", exclude=set(NOT_ASKED_OF_TRIALS))
         if not self.training.gradient_checkpointing:
             del said["training"]["gradient_checkpointing"]  # came later than the first runs
         if self.predict_for is None:

@@ -10,6 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from autopeft.domain.candidate import Candidate, Setting
 from autopeft.domain.measurements import Measurements
 
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file, in a trial's artefact folder, from which its training can be gone on with."""
+UNFINISHED = ".checkpoint-"
+"""How the names of folders begin, in that folder, in which a file is made that will take its place."""
+
 
 class TrialStatus(StrEnum):
     """Where a trial stands. Only `complete` trials with finite values reach a front."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -68,6 +68,17 @@ def moved(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
     """The arguments of the model's forward pass on `device`, labels included."""
     tensors = {**batch.inputs, "labels": batch.labels}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def on_host(value: Any, copy: bool) -> Any:
+    """Nested mappings and sequences with their tensors detached and on the CPU; `copy` those that are there already."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=copy)
+    if isinstance(value, Mapping):
+        return {key: on_host(one, copy) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_host(one, copy) for one in value)
+    return value
 
 
 def batch_load(batch: Batch) -> float:

@@ -23,6 +23,7 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from autopeft.evaluate.checkpoint import to_disk
 from autopeft.evaluate.composition import Composed
 from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.loading import RECORD, WEIGHTS, load_adapter
@@ -102,27 +103,20 @@ def _copied(tensor: torch.Tensor) -> torch.Tensor:
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to fill that takes the place of `folder` when it is full and on the disk."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    unfinished, former = (folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}" for _ in range(2))
     try:
         unfinished.mkdir()
         yield unfinished
         for path in (*unfinished.iterdir(), unfinished):
-            _to_disk(path)
+            to_disk(path)
         if folder.exists():
-            shutil.rmtree(folder)
+            # Moved away, because deleting a large checkpoint takes time, and a kill meanwhile would leave neither.
+            os.replace(folder, former)
         os.replace(unfinished, folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk and not only in its cache."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def _subtract_initial(state: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]) -> None:

@@ -125,11 +125,13 @@ class Inserted:
 
     def state(self) -> dict[str, Any]:
         """What the methods keep between the steps beside what they train, as tensors and JSON values."""
+        found = {} if self.method is None else {"method": self.method.state(self.model)}
         if not self.companions:
-            return {}
+            return found
         places = {id(part): place for place, part in enumerate(self.trainable())}
         groups = [] if self.learner is None else self.learner.param_groups
         return {
+            **found,
             "companions": [companion.state() for companion in self.companions],
             "joined": [[one[JOINED], [places[id(part)] for part in one["params"]]] for one in groups if JOINED in one],
         }
@@ -141,8 +143,10 @@ class Inserted:
             ValueError: where the state is of another candidate.
         """
         own = state.get("companions", [])
-        if len(own) != len(self.companions):
+        if len(own) != len(self.companions) or ("method" in state) != (self.method is not None):
             raise ValueError("the state is of a training of something else")
+        if self.method is not None:
+            self.method.load(self.model, state["method"])
         if not own:
             return
         for companion, one in zip(self.companions, own, strict=True):

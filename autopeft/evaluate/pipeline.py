@@ -13,19 +13,22 @@ from typing import Any
 import torch
 
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.measurements import Rung
+from autopeft.domain.measurements import Report
 from autopeft.domain.ports import Evaluation, EvaluationTask
 from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import Outcome, TrialStatus
 from autopeft.evaluate.artefact import PREDICTIONS, load_adapter
 from autopeft.evaluate.base_model import load_base_model
+from autopeft.evaluate.bench import Bench
+from autopeft.evaluate.data.batches import plan_digest
 from autopeft.evaluate.data.load import load_data
-from autopeft.evaluate.devices import choose_device, limit_share
+from autopeft.evaluate.devices import choose_device, device_name, limit_share
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.peaks import loading_meter, taken_bytes
 from autopeft.evaluate.outcomes import failed, first_line, is_out_of_memory
+from autopeft.evaluate.resumption import recipe_digest
 from autopeft.evaluate.tasks import make_task
-from autopeft.evaluate.trial_run import Bench, TrialRun
+from autopeft.evaluate.trial_run import TrialRun
 from autopeft.evaluate.untouched import Untouched, removed_afterwards
 
 _LEAK_BYTES = 64 << 20
@@ -77,21 +80,28 @@ class TorchEvaluator:
         task = make_task(spec, data, base, layout)
         validation = task.exam("validation")
         assert validation is not None  # no data set is loaded without
+        untouched, batches, dtype = Untouched(base.model), task.train_batches(), next(base.model.parameters()).dtype
         self._bench = Bench(
             spec=spec,
             task=task,
             layout=layout,
             model=base.model,
-            untouched=Untouched(base.model),
-            train=task.train_batches(),
+            untouched=untouched,
+            train=batches,
             validation=validation,
             device=device,
-            dtype=next(base.model.parameters()).dtype,
+            dtype=dtype,
+            recipe=recipe_digest(
+                spec.model_dump(mode="json", include={"model", "data", "training", "seed"}),
+                [data.fingerprint, untouched.fingerprint, plan_digest(batches)],
+                [device_name(device), str(dtype)],
+            ),
             load_peak=None if meter is None else meter.peak(),
             taken_bytes=taken,
         )
         self._test = task.exam("test")
         self._device = device
+        self._run: TrialRun | None = None
         self._resting_bytes: int | None = None
 
     def evaluate(self, tasks: Sequence[EvaluationTask]) -> Evaluation:
@@ -100,6 +110,11 @@ class TorchEvaluator:
         for task in tasks:
             outcomes[task.number] = yield from self._one(task)
         return outcomes
+
+    def pause(self) -> bool:
+        """See `autopeft.domain.ports.Evaluator`."""
+        run = self._run
+        return run is not None and run.pause()
 
     def score_test(self, artefact_dir: Path) -> dict[str, float]:
         """Test metrics of a saved adapter, loaded the plain way onto the untouched model.
@@ -129,19 +144,22 @@ class TorchEvaluator:
         del self._bench
         self._release()
 
-    def _one(self, task: EvaluationTask) -> Generator[Mapping[int, Rung], frozenset[int], Outcome]:
+    def _one(self, task: EvaluationTask) -> Generator[Mapping[int, Report], frozenset[int], Outcome]:
         started = time.perf_counter()
-        run = TrialRun(self._bench, task)
+        self._run = run = TrialRun(self._bench, task)
         try:
             try:
                 status = yield from run.steps()
             finally:
+                self._run = None
                 run.restore()
             outcome = Outcome(status=status, measurements=run.measured())
         except Exception as error:
             outcome = failed(error, run.measured(), task.candidate)
             # The traceback's frames hold the trial's tensors.
             error.__traceback__ = None
+        if outcome.status is not TrialStatus.STOPPED_EARLY:
+            run.delete_checkpoint()
         return outcome.model_copy(
             update={
                 "seconds": time.perf_counter() - started,

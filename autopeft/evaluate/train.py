@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,11 +15,10 @@ from torch import nn
 from autopeft.domain.candidate import Policy
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.spec import TrainingSpec
-from autopeft.evaluate.arithmetic import autocast, batch_load, moved, wait
+from autopeft.evaluate.arithmetic import autocast, batch_load, moved, on_host, wait
 from autopeft.evaluate.data.batches import Batch
 from autopeft.evaluate.insertion import Inserted
 from autopeft.evaluate.memory.peaks import Load, PeakMeter, training_meter
-from autopeft.evaluate.methods import PeftMethod
 from autopeft.evaluate.outcomes import NotFiniteError
 from autopeft.evaluate.policies import POLICIES, Context, RunningPolicy
 from autopeft.evaluate.policies.gates import Gates
@@ -162,6 +160,11 @@ class Training:
             self._position = number + 1
             yield Step(self._done + number + 1, loss, tokens, time.perf_counter() - started)
 
+    @property
+    def end(self) -> int:
+        """The last step of this phase, counted over all phases."""
+        return self._done + self.steps
+
     def free(self) -> None:
         """Drop gradients and optimiser state, which prediction does not need, and take the policy away."""
         if self._policy is not None:
@@ -175,32 +178,30 @@ class Training:
         found = self._policy.scores() if self._policy is not None else ()
         return tuple((self._done + step, scores) for step, scores in found)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the steps to come depend on, as tensors and JSON values: to be loaded by a new training of
-        the same candidate, seed and batches, which then goes on as if it had never been interrupted.
+    def state(self, *, copy: bool = True) -> dict[str, Any]:
+        """Everything that the steps to come and what is said of them depend on, as tensors and JSON values.
 
-        Raises:
-            ValueError: where the method keeps state of its own between the steps (AdaLoRA).
+        To be loaded by a new training of the same candidate, seed and batches, which then goes on as if it had never
+        been interrupted. Where `copy` is false, tensors that are on the CPU are the live ones: until the next step.
         """
-        self._check_resumable()
         return {
             "step": self._position,
-            "weights": [parameter.detach().to("cpu", copy=True) for parameter in self._parameters],
-            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
-            "schedule": copy.deepcopy(self._schedule.state_dict()),
-            "methods": self._inserted.state(),
+            "methods": on_host(self._inserted.state(), copy),
+            "weights": on_host(self._parameters, copy),
+            "optimizer": on_host(self._optimizer.state_dict(), copy),
+            "schedule": on_host(self._schedule.state_dict(), copy),
             "policy": self._policy.state() if self._policy is not None else {},
+            "meter": self.meter.state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state.
+        """Go on from a state, whose tensors are the training's own from then on.
 
         Raises:
-            ValueError: where the state is of another candidate, or the method keeps state of its own.
+            ValueError: where the state is of another candidate.
         """
-        self._check_resumable()
         self._inserted.load(state["methods"])
         self._follow()
         weights = state["weights"]
@@ -209,11 +210,15 @@ class Training:
         with torch.no_grad():
             for parameter, values in zip(self._parameters, weights, strict=True):
                 parameter.copy_(values)
-        # Copied, because both keep what they are given and change it.
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self._schedule.load_state_dict(copy.deepcopy(state["schedule"]))
+        self._optimizer.load_state_dict(state["optimizer"])
+        states: dict[Any, dict[str, Any]] = self._optimizer.state
+        for key, own in states.items():
+            if not isinstance(key, torch.Tensor):  # torch moves only what it finds by parameter; LoRA-FA goes by name
+                own.update({name: _on(self._device, value) for name, value in own.items()})
+        self._schedule.load_state_dict(dict(state["schedule"]))
         if self._policy is not None:
             self._policy.load(state["policy"])
+        self.meter.load(state["meter"])
         self._position = int(state["step"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
@@ -224,11 +229,6 @@ class Training:
         self._parameters = self._inserted.trainable()
         self._trained = frozenset(id(parameter) for parameter in self._parameters)
         extend(self._schedule, self._optimizer, self._spec, self.steps, self._done)
-
-    def _check_resumable(self) -> None:
-        method = self._inserted.method
-        if method is not None and type(method).after_step is not PeftMethod.after_step:
-            raise ValueError(f"{method.name} keeps state of its own between the steps, which cannot be saved")
 
     def _started(self, policy: Policy | None, seed: int) -> RunningPolicy | None:
         if policy is None or not self.gates.layers:  # a pruning may have taken every module away
@@ -317,3 +317,7 @@ class Training:
                 self._follow()
             self._optimizer.zero_grad(set_to_none=True)
         return total, sum(batch.tokens for batch in self._of(number))
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value

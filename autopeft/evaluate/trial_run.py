@@ -5,54 +5,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autopeft.domain.layout import ModelLayout
-from autopeft.domain.measurements import Measurements, PeakMemory, Rung
+from autopeft.domain.candidate import digest_of
+from autopeft.domain.measurements import Measurements, Report, TakenUp
 from autopeft.domain.ports import EvaluationTask
-from autopeft.domain.spec import SearchSpec
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.arithmetic import autocast, computing_dtype, moved, wait
 from autopeft.evaluate.artefact import load_adapter, save_adapter
-from autopeft.evaluate.data.batches import Batch, plan
+from autopeft.evaluate.bench import Bench
+from autopeft.evaluate.data.batches import plan
 from autopeft.evaluate.devices import device_name
 from autopeft.evaluate.insertion import Inserted, insert
 from autopeft.evaluate.methods import Calibration
-from autopeft.evaluate.outcomes import MissingMetricError, OverLimitError
-from autopeft.evaluate.pruning.phase import Estimation, estimation_steps, wiring_of
+from autopeft.evaluate.outcomes import MissingMetricError, OverLimitError, is_out_of_memory
+from autopeft.evaluate.pruning.phase import Estimation, apply, estimation_steps, wiring_of
+from autopeft.evaluate.pruning.record import folded_tensors, from_record, to_record
 from autopeft.evaluate.pruning.wiring import Wiring
-from autopeft.evaluate.tasks import Exam, Task
+from autopeft.evaluate.resumption import Checkpoints
+from autopeft.evaluate.tally import Tally
 from autopeft.evaluate.train import Step, Training, planned_steps, rung_steps
-from autopeft.evaluate.untouched import Untouched
+from autopeft.evaluate.untouched import tensor_sum
 
 CALIBRATION_BATCHES = 8
 """So many training batches are shown to an initialisation that looks at data."""
-FIRST_LOSSES = 20
-"""So many losses from the start of training are kept, to compare runs with."""
-
-
-@dataclass
-class Bench:
-    """What stays loaded between trials."""
-
-    spec: SearchSpec
-    task: Task
-    layout: ModelLayout
-    model: Any
-    untouched: Untouched
-    train: list[Batch]
-    validation: Exam
-    device: torch.device
-    dtype: torch.dtype
-    """Of the frozen weights."""
-    load_peak: PeakMemory | None = None
-    """Of loading the model."""
-    taken_bytes: int | None = None
-    """What of the device was taken before."""
 
 
 class TrialRun:
@@ -61,78 +40,177 @@ class TrialRun:
     def __init__(self, bench: Bench, task: EvaluationTask) -> None:
         self._bench = bench
         self._task = task
-        self._found: dict[str, Any] = {
-            "device": device_name(bench.device),
-            "dtype": computing_dtype(bench.device, bench.dtype),
-            "load_peak": bench.load_peak,
-            "device_taken_bytes": bench.taken_bytes,
-        }
-        self._rungs: list[Rung] = []
-        self._setup_s = 0.0
+        self._planned = planned_steps(bench.spec.training, len(bench.train))
+        self._checkpoints = Checkpoints(task, bench.recipe, bench.spec.checkpoint_s)
+        self._forget()
+
+    def _forget(self) -> None:
+        bench = self._bench
+        self._tally = Tally(
+            self._planned,
+            device=device_name(bench.device),
+            dtype=computing_dtype(bench.device, bench.dtype),
+            load_peak=bench.load_peak,
+            device_taken_bytes=bench.taken_bytes,
+        )
         self._inserted: Inserted | None = None
+        self._estimation: Estimation | None = None
+        """Until the pruning step."""
         self._training: Training | None = None
-        self._peak = "train_peak"
-        """The measurement that the present phase's memory is of."""
         self._wiring = Wiring()
+        self._additions = ""
+        """Digest of what was put in: which tensors are trained, and what those hold that are not."""
+        self._in_step = self._pausing = False
+        self._step_s = 0.0
 
     def measured(self) -> Measurements:
         """The numbers so far."""
-        return Measurements(**self._found, rungs=tuple(self._rungs), setup_s=self._setup_s)
+        problem = self._checkpoints.problem
+        return self._tally.measured(**({"checkpoint_problem": problem} if problem else {}))
 
-    def steps(self) -> Generator[Mapping[int, Rung], frozenset[int] | None, TrialStatus]:
-        """Train; yields every rung and is sent the numbers of the trials to stop.
+    def steps(self) -> Generator[Mapping[int, Report], frozenset[int] | None, TrialStatus]:
+        """Train; yields where it was taken up and every rung, and is sent the numbers of the trials to stop.
 
         Raises:
             OverLimitError, NotFiniteError, MissingMetricError and whatever torch and peft raise.
         """
-        inserted = self._insert()
-        planned = planned_steps(self._bench.spec.training, len(self._bench.train))
-        rungs, losses, train_s, since = rung_steps(self._bench.spec.training, planned), [], 0.0, 0
-        for step in self._phases(inserted, planned):
-            losses.append(step.loss)
-            train_s += step.seconds
-            self._found |= {
-                "steps": step.number,
-                "train_s": train_s,
-                "train_tokens": self._found["train_tokens"] + step.tokens,
-                "first_losses": tuple(losses[:FIRST_LOSSES]),
-            }
+        taken_up = self._start()
+        if taken_up is not None:
+            yield {self._task.number: taken_up}
+        rungs = rung_steps(self._bench.spec.training, self._planned)
+        # A checkpoint may have been written between a step and its rung.
+        if self._tally.steps in rungs and self._tally.missing_rung and (yield from self._rung()):
+            return TrialStatus.STOPPED_EARLY
+        steps = self._phases()
+        while (step := self._next(steps)) is not None:
+            self._step_s = step.seconds
+            self._tally.note(step)
             self._check_memory()
-            if step.number not in rungs:
-                continue
-            last = step.number == planned
-            if last and self._training is not None:
-                self._training.free()
-            if inserted.grows:
-                self._count_all(inserted)
-            quality = self._validate(inserted.model)
-            rung = Rung(
-                step=step.number,
-                planned_steps=planned,
-                quality=quality,
-                train_loss=math.fsum(losses[since:]) / (len(losses) - since),
-                train_s=train_s,
-            )
-            since = len(losses)
-            self._rungs.append(rung)
-            stop = yield {self._task.number: rung}
-            if not last and self._task.number in (stop or ()):
+            rung_comes = step.number in rungs and step.number < self._planned
+            saving = self._pausing or (self._checkpoints.due() and not rung_comes)
+            if saving:
+                self._checkpoints.write(self._state)
+            self._in_step = False
+            if saving and self._pausing:  # else it was asked for a moment too late, and the next step hears it
+                self._pausing = False
+                yield {}
+            if step.number in rungs and (yield from self._rung()):
                 return TrialStatus.STOPPED_EARLY
-        bench = self._bench
-        self._found["infer_peak"] = bench.validation.peak(inserted.model, bench.device, bench.dtype)
-        self._found["adapter_bytes"] = save_adapter(inserted, Path(self._task.artefact_dir))
+        self._in_step = False
+        bench, inserted, found = self._bench, self._here, self._tally.found
+        found["infer_peak"] = bench.validation.peak(inserted.model, bench.device, bench.dtype)
+        found["adapter_bytes"] = save_adapter(inserted, Path(self._task.artefact_dir))
         if self._bench.dtype != torch.float32 and not inserted.saved_exactly:
             self._validate_saved()
         return TrialStatus.COMPLETE
+
+    def pause(self) -> bool:
+        """Ask for a checkpoint and a place to leave at after the step under way; see `domain.ports.Evaluator.pause`."""
+        if self._inserted is None or not self._checkpoints.quick(self._state_bytes, self._step_s):
+            return False
+        self._pausing = True
+        return self._in_step
 
     def restore(self) -> None:
         """Take the PEFT modules out again and forget everything that holds their tensors."""
         started = time.perf_counter()
         if self._training is not None:
             self._training.free()
-        self._training = self._inserted = None
+        self._training = self._estimation = self._inserted = None
+        self._in_step = False
         self._bench.untouched.restore()
-        self._setup_s += time.perf_counter() - started
+        self._tally.setup_s += time.perf_counter() - started
+
+    def delete_checkpoint(self) -> None:
+        """Nothing is to be gone on with."""
+        self._checkpoints.delete()
+
+    @property
+    def _here(self) -> Inserted:
+        assert self._inserted is not None  # between `_begin` and `restore`
+        return self._inserted
+
+    def _start(self) -> TakenUp | None:
+        """Come to where an earlier attempt was, or to the first step; says so, where there was such an attempt."""
+        saved = self._checkpoints.found()
+        if saved is not None:
+            try:
+                self._begin(saved)
+            except Exception as error:  # another version of a library may break off anywhere
+                if is_out_of_memory(error):
+                    raise
+                error.__traceback__ = None
+                self._checkpoints.refuse(error)
+                self.restore()
+                self._forget()
+            else:
+                return TakenUp(step=self._tally.steps, planned_steps=self._planned)
+        self._begin(None)
+        if not self._checkpoints.problem:
+            return None
+        return TakenUp(step=0, planned_steps=self._planned, problem=self._checkpoints.problem)
+
+    def _begin(self, saved: Mapping[str, Any] | None) -> None:
+        """Insert, and make the training ready for its next step.
+
+        Raises:
+            ValueError: where the state is not one of what was put in.
+        """
+        inserted = self._insert()
+        self._additions = self._digest_of_additions(inserted)
+        if saved is not None and saved["additions"] != self._additions:
+            raise ValueError("what was put into the model is not what it was")
+        pruning, pruned = self._task.candidate.pruning, saved is not None and saved["pruned"] is not None
+        if pruning is None:
+            self._training = self._make_training(0, self._planned)
+        elif saved is not None and pruned:
+            apply(self._bench.untouched, inserted, from_record(saved["pruned"], saved["folded"]))
+            self._training = self._make_training(estimation_steps(pruning, self._planned), self._planned)
+        else:
+            first = estimation_steps(pruning, self._planned)
+            self._estimation = Estimation(
+                self._bench.untouched,
+                inserted,
+                pruning,
+                self._wiring,
+                seed=self._task.seed,
+                steps=first,
+                passes=self._bench.spec.training.gradient_accumulation,
+            )
+            self._training = self._make_training(0, first)
+        if saved is not None:
+            self._load(saved)
+
+    def _state(self) -> dict[str, Any]:
+        """All that the rest of the trial and its measurements depend on; between two steps."""
+        assert self._training is not None
+        pruned = self._here.pruned
+        return {
+            "additions": self._additions,
+            "tally": self._tally.state(),
+            "pruned": None if pruned is None else to_record(pruned),
+            "folded": {} if pruned is None else folded_tensors(pruned),
+            "estimation": None if self._estimation is None else self._estimation.state(),
+            # Written at once: a copy of a whole model's optimiser would need room that there may not be.
+            "training": self._training.state(copy=False),
+        }
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
+        assert self._training is not None
+        self._tally.load(saved["tally"])
+        if self._estimation is not None:
+            self._estimation.load(saved["estimation"])
+        self._training.load(saved["training"])
+
+    def _state_bytes(self) -> int:
+        """What a checkpoint takes about: what is trained, and twice as much of the optimiser's."""
+        return 3 * sum(part.numel() * part.element_size() for part in self._here.trainable())
+
+    def _digest_of_additions(self, inserted: Inserted) -> str:
+        first = {name: tensor_sum(values) for name, values in inserted.initial.items()}
+        trained = [(name, list(part.shape)) for name, part in inserted.model.named_parameters() if part.requires_grad]
+        forms = [companion.form() for companion in inserted.companions]
+        return digest_of([self._bench.untouched.frozen_additions(inserted.model), first, trained, forms])
 
     def _insert(self) -> Inserted:
         started = time.perf_counter()
@@ -145,21 +223,21 @@ class TrialRun:
             candidate,
             bench.layout,
             self._task.seed,
-            steps=planned_steps(bench.spec.training, len(bench.train)),
+            steps=self._planned,
             calibration=calibration,
         )
-        self._setup_s += time.perf_counter() - started
+        self._tally.setup_s += time.perf_counter() - started
         self._count_all(inserted)
         return inserted
 
     def _count_all(self, inserted: Inserted) -> None:
         """What the model holds, and what of it is trained."""
-        self._found["total_parameters"] = sum(parameter.numel() for parameter in inserted.model.parameters())
+        self._tally.found["total_parameters"] = sum(parameter.numel() for parameter in inserted.model.parameters())
         self._count(inserted)
 
     def _count(self, inserted: Inserted) -> None:
         """What is trained, as found in the model as it is now."""
-        self._found |= {
+        self._tally.found |= {
             "trainable_parameters": sum(parameter.numel() for parameter in inserted.trainable()),
             "head_parameters": inserted.head_parameters(),
             "inserted_modules": inserted.module_names,
@@ -174,48 +252,67 @@ class TrialRun:
             autocast=lambda: autocast(bench.device, bench.dtype),
         )
 
-    def _phases(self, inserted: Inserted, planned: int) -> Iterator[Step]:
-        """Every step of the trial: of one training, or of estimation and, after the pruning step, of training."""
-        bench, pruning = self._bench, self._task.candidate.pruning
-        passes = bench.spec.training.gradient_accumulation
-        batches = list(plan(bench.train, planned * passes, self._task.seed))
-        self._found |= {"planned_steps": planned, "train_tokens": 0}
-        if pruning is None:
-            yield from self._train(inserted, batches, "train_peak", 0, planned)
-            return
-        first = estimation_steps(pruning, planned)
-        estimation = Estimation(
-            bench.untouched, inserted, pruning, self._wiring, seed=self._task.seed, steps=first, passes=passes
-        )
-        estimation_s = 0.0
-        for step in self._train(inserted, batches[: first * passes], "estimation_peak", 0, planned):
-            estimation_s += step.seconds
-            self._found["estimation_s"] = estimation_s
-            yield step
-        self._prune(inserted, estimation)
-        yield from self._train(inserted, batches[first * passes :], "train_peak", first, planned)
+    def _phases(self) -> Iterator[Step]:
+        """Every step that is left: of one training, or of estimation and, after the pruning step, of training."""
+        assert self._training is not None
+        if self._estimation is not None:
+            for step in self._training.run():
+                self._tally.add_seconds("estimation_s", step.seconds)
+                yield step
+            done = self._training.end
+            self._prune(self._estimation)
+            self._estimation = None
+            self._training = self._make_training(done, self._planned)
+        yield from self._training.run()
 
-    def _train(self, inserted: Inserted, batches: list[Batch], peak: str, done: int, planned: int) -> Iterator[Step]:
-        """The steps of one phase, its memory measured as `peak`."""
-        bench = self._bench
-        rate = self._task.candidate.learning_rate
-        self._training = training = Training(
+    def _next(self, steps: Iterator[Step]) -> Step | None:
+        self._in_step = True
+        return next(steps, None)
+
+    def _rung(self) -> Generator[Mapping[int, Report], frozenset[int] | None, bool]:
+        """Validate after a step and report; returns whether the trial is to be stopped."""
+        last = self._tally.steps == self._planned
+        if last and self._training is not None:
+            self._training.free()
+        if self._here.grows:
+            self._count_all(self._here)
+        rung = self._tally.rung(self._validate(self._here.model))
+        saved = last or self._checkpoints.worth()
+        if not last and saved:
+            self._checkpoints.write(self._state)
+        try:
+            stop = yield {self._task.number: rung}
+        except GeneratorExit:
+            # Left here, perhaps to be gone on with when more is known.
+            if not saved:
+                self._checkpoints.write(self._state)
+            raise
+        stopped = not last and self._task.number in (stop or ())
+        if stopped and not saved:
+            self._checkpoints.write(self._state)
+        return stopped
+
+    def _make_training(self, done: int, end: int) -> Training:
+        """The training of one phase, from the step after `done` to the step `end`."""
+        bench, candidate, inserted = self._bench, self._task.candidate, self._here
+        passes = bench.spec.training.gradient_accumulation
+        batches = list(plan(bench.train, self._planned * passes, self._task.seed))
+        return Training(
             inserted,
-            batches,
+            batches[done * passes : end * passes],
             bench.spec.training,
-            rate,
+            candidate.learning_rate,
             bench.device,
             bench.dtype,
             done,
-            planned,
+            self._planned,
             # An estimation scores what it may prune by gradients of every layer.
-            self._task.candidate.policy if peak == "train_peak" else None,
+            candidate.policy if self._estimation is None else None,
             self._task.seed,
         )
-        self._peak = peak
-        yield from training.run()
 
-    def _prune(self, inserted: Inserted, estimation: Estimation) -> None:
+    def _prune(self, estimation: Estimation) -> None:
+        inserted = self._here
         if self._training is not None:
             self._training.free()
         self._training = None
@@ -223,7 +320,7 @@ class TrialRun:
         started = time.perf_counter()
         copied = estimation.prune()
         wait(self._bench.device)
-        self._found |= {
+        self._tally.found |= {
             "pruning_s": time.perf_counter() - started,
             "copied_bytes": copied,
             "kept_parameters": sum(parameter.numel() for parameter in inserted.model.parameters()),
@@ -233,11 +330,11 @@ class TrialRun:
     def _check_memory(self) -> None:
         assert self._training is not None  # a step was done
         peak, limit = self._training.meter.peak(), self._bench.spec.max_memory
-        self._found[self._peak] = peak
-        if self._peak == "train_peak":
-            self._found["train_mean_bytes"] = self._training.meter.mean_bytes()
+        self._tally.found["train_peak" if self._estimation is None else "estimation_peak"] = peak
+        if self._estimation is None:
+            self._tally.found["train_mean_bytes"] = self._training.meter.mean_bytes()
             if scores := self._training.layer_scores():
-                self._found |= {"layer_scores": scores, "scored_layers": self._training.gates.layers}
+                self._tally.found |= {"layer_scores": scores, "scored_layers": self._training.gates.layers}
         if peak is not None and limit is not None and peak.live_bytes > limit:
             raise OverLimitError(peak, int(limit))
 
@@ -262,7 +359,7 @@ class TrialRun:
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()  # else what it leaves cached counts as reserved by the training that goes on
         quality = found.quality
-        self._found |= {"quality": quality, "evaluate_s": found.seconds, "latency_s": found.row_seconds}
+        self._tally.found |= {"quality": quality, "evaluate_s": found.seconds, "latency_s": found.row_seconds}
         for name in bench.task.info.metrics:
             if not math.isfinite(quality.get(name, math.nan)):
                 raise MissingMetricError(f"the validation {name} is {quality.get(name, 'missing')}")

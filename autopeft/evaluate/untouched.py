@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.domain.candidate import digest_of
+
 _TABLES = tuple(key for key, value in vars(nn.Module()).items() if isinstance(value, dict))
 """The dictionaries of a module that change when something is inserted: children, parameters, buffers, hooks."""
 
@@ -88,6 +90,26 @@ class Untouched:
             parameter.requires_grad_(self._requires_grad[name])
             parameter.grad = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the tensors of the base model as it was."""
+        return digest_of(self._sums)
+
+    def frozen_additions(self, model: Any) -> str:
+        """Digest of what is in a model that was made of this one, is not trained, and was not in it before or may have
+        been changed: what training depends on and no trained parameter says."""
+        with torch.no_grad():
+            named = [*model.named_parameters(), *model.named_buffers()]
+            return digest_of(
+                {
+                    name: tensor_sum(tensor.detach())
+                    for name, tensor in named
+                    if not tensor.requires_grad
+                    and tensor.layout is torch.strided
+                    and (not self.owns(tensor) or id(tensor) in self._kept)
+                }
+            )
+
     def differences(self) -> list[str]:
         """Names of what is not as it was: tensors by their bits, modules by their attributes and tables."""
         now = self._checksums()
@@ -100,10 +122,10 @@ class Untouched:
         """A sum over the bits of each parameter and buffer: one pass over memory, copied in small pieces."""
         with torch.no_grad():
             named = [*self.model.named_parameters(), *self.model.named_buffers()]
-            return {name: _checksum(tensor.detach()) for name, tensor in named}
+            return {name: tensor_sum(tensor.detach()) for name, tensor in named}
 
 
-def _checksum(tensor: torch.Tensor) -> int:
+def tensor_sum(tensor: torch.Tensor) -> int:
     """A sum over the bits in which every run of 64 elements has a weight of its own, so that it tells orders apart."""
     patterns = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = tensor.contiguous().reshape(-1).view(patterns[tensor.element_size()])

@@ -189,7 +189,8 @@ class Timed:
         self._evaluator = evaluator
         self._bench = evaluator._bench
         self._run = TrialRun(self._bench, task)
-        self._steps = self._run._phases(self._run._insert(), TIMED_STEPS)
+        self._run._begin(None)
+        self._steps = self._run._phases()
         self._seconds: list[float] = []
         self._own: list[float] = []
         """What the policy does before each step, which is part of the step's seconds."""

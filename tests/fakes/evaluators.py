@@ -70,6 +70,9 @@ class FakeEvaluator:
         outcome = outcome.model_copy(update={"seconds": time.monotonic() - began})
         return {} if fault == "no-outcome" else {task.number: outcome}
 
+    def pause(self) -> bool:
+        return False
+
     def score_test(self, artefact_dir: Path) -> dict[str, float]:
         (artefact_dir / "test_predictions.json").write_text(json.dumps([0, 1]))
         return {"accuracy": 0.5}

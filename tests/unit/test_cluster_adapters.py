@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from autopeft.cluster.campaign import Done
+from autopeft.domain.measurements import Rung
 from autopeft.domain.ports import EvaluationTask
-from autopeft.domain.trial import Outcome, TrialStatus
+from autopeft.domain.trial import CHECKPOINT, Outcome, TrialStatus
 from tests.fakes.campaigns import begun, complete, crash, store_of
 from tests.fakes.evaluators import known_measurements
 from tests.fakes.searches import toy_campaign
@@ -62,4 +66,80 @@ def test_opening_deletes_dominated_adapters_that_a_killed_session_left_and_nothi
     assert left == again.front.numbers
     assert foreign.is_dir()
     assert len(left) < 6
+    again.close()
+
+
+def stopped(task: EvaluationTask, accuracy: float) -> Outcome:
+    """Stopped at half, with a checkpoint."""
+    (adapter(task) / CHECKPOINT).write_bytes(b"state")
+    measured = known_measurements(task).model_copy(
+        update={"quality": {"accuracy": accuracy}, "rungs": (rung(accuracy, 5),), "adapter_bytes": None}
+    )
+    return Outcome(status=TrialStatus.STOPPED_EARLY, measurements=measured)
+
+
+def rung(accuracy: float, step: int) -> Rung:
+    return Rung(step=step, planned_steps=10, quality={"accuracy": accuracy}, train_loss=1.0, train_s=0.1)
+
+
+def finished(task: EvaluationTask, half: float, full: float, like: EvaluationTask) -> Outcome:
+    """Complete, with so much accuracy at half and at the end, and the memory of another."""
+    measured = known_measurements(like).model_copy(
+        update={"quality": {"accuracy": full}, "rungs": (rung(half, 5), rung(full, 10))}
+    )
+    return Outcome(status=TrialStatus.COMPLETE, measurements=measured)
+
+
+def test_a_stopped_trial_keeps_its_checkpoint_until_a_point_of_the_front_was_better_when_it_was_stopped(
+    tmp_path: Path,
+) -> None:
+    store = store_of("9")
+    campaign = toy_campaign(store, tmp_path, workers=3)
+    campaign.open()
+    first, second, third = (begun(campaign) for _ in range(3))
+    campaign.finish(first, stopped(first, 0.6))
+    kept = Path(first.artefact_dir) / CHECKPOINT
+    # Better in the end, and worse after as many steps: it may yet be caught up with.
+    campaign.finish(second, finished(second, 0.5, 0.99, like=first))
+    assert kept.is_file()
+    campaign.close()
+    again = toy_campaign(store, tmp_path, workers=3)
+    again.open()
+    assert kept.is_file(), "a new session keeps it too"
+    third = begun(again)
+    again.finish(third, finished(third, 0.7, 0.995, like=first))
+    assert not kept.parent.exists()
+    again.close()
+
+
+@pytest.mark.parametrize("keep", ["front", "all"])
+def test_no_checkpoint_outlives_the_run(tmp_path: Path, keep: str) -> None:
+    campaign = toy_campaign(store_of("2"), tmp_path, keep_adapters=keep)
+    campaign.open()
+    first = begun(campaign)
+    campaign.finish(first, stopped(first, 0.9))
+    second = begun(campaign)
+    assert (Path(first.artefact_dir) / CHECKPOINT).is_file()
+    (adapter(second) / CHECKPOINT).write_bytes(b"state")
+    campaign.finish(second, crash())
+    assert isinstance(campaign.next(), Done)
+    campaign.close()
+    assert list((tmp_path / "artefacts").rglob(CHECKPOINT)) == []
+
+
+def test_an_interrupted_trial_keeps_its_checkpoint_and_opening_deletes_halves_of_folders(tmp_path: Path) -> None:
+    store = store_of("3")
+    campaign = toy_campaign(store, tmp_path)
+    campaign.open()
+    task = begun(campaign)
+    (adapter(task) / CHECKPOINT).write_bytes(b"state")
+    half = tmp_path / "artefacts" / f".{Path(task.artefact_dir).name}.0a1b2c3d"
+    half.mkdir()
+    campaign.lost(task, "killed")
+    campaign.close()
+    again = toy_campaign(store, tmp_path)
+    again.open()
+    assert (Path(task.artefact_dir) / CHECKPOINT).is_file()
+    assert not half.exists()
+    assert begun(again).artefact_dir == task.artefact_dir
     again.close()

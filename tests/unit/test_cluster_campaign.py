@@ -12,8 +12,16 @@ import pytest
 from autopeft.cluster.campaign import Done, Wait
 from autopeft.domain.budget import Budget
 from autopeft.domain.errors import RunBusyError
-from autopeft.domain.events import Event, RungReached, RunOpened, TrialEnded, TrialStarted
-from autopeft.domain.measurements import Measurements, Rung
+from autopeft.domain.events import (
+    Event,
+    Notice,
+    RungReached,
+    RunOpened,
+    TrialEnded,
+    TrialStarted,
+    TrialTakenUp,
+)
+from autopeft.domain.measurements import Measurements, Rung, TakenUp
 from autopeft.domain.ports import EvaluationTask
 from autopeft.domain.trial import Failure, FailureReason, Outcome, Trial, TrialStatus
 from tests.fakes.campaigns import begun, complete, crash, drive, store_of
@@ -212,6 +220,24 @@ def test_late_results_and_rungs_of_an_earlier_attempt_change_nothing(tmp_path: P
     campaign.finish(second, crash())
     assert store.trials()[0].status is TrialStatus.COMPLETE
     assert [event for event in events if isinstance(event, RungReached)] == [RungReached(0, rung)]
+    campaign.close()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_what_is_wrong_with_a_checkpoint_is_said_once(tmp_path: Path, told: bool) -> None:
+    store, events = store_of("1"), []
+    campaign = toy_campaign(store, tmp_path, on_event=events.append)
+    campaign.open()
+    task = begun(campaign)
+    problem = "no checkpoint could be written: the disk is full"
+    if told:
+        campaign.taken_up(task.number, task.attempt, TakenUp(step=0, planned_steps=2, problem=problem))
+    outcome = complete(task)
+    measured = outcome.measurements.model_copy(update={"checkpoint_problem": problem})
+    campaign.finish(task, outcome.model_copy(update={"measurements": measured}))
+    said = [event for event in events if isinstance(event, TrialTakenUp | Notice)]
+    assert len(said) == 1
+    assert told or said == [Notice(f"trial 0: {problem}")]
     campaign.close()
 
 

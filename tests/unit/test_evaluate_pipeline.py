@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import UserError
 from autopeft.domain.measurements import MemorySource
-from autopeft.domain.trial import FailureReason, Outcome, TrialStatus
+from autopeft.domain.trial import CHECKPOINT, FailureReason, Outcome, TrialStatus
 from autopeft.evaluate import trial_run
 from autopeft.evaluate.data.batches import plan
 from autopeft.evaluate.pipeline import TorchEvaluator
@@ -117,13 +117,13 @@ def test_another_seed_gives_other_losses(shared: TorchEvaluator, tmp_path: Path)
     assert first.measurements.first_losses != other.measurements.first_losses
 
 
-def test_a_trial_that_is_told_to_stop_stops_and_leaves_no_file(shared: TorchEvaluator, tmp_path: Path) -> None:
+def test_a_trial_that_is_told_to_stop_stops_and_leaves_its_checkpoint(shared: TorchEvaluator, tmp_path: Path) -> None:
     outcome, rungs = run(shared, task_of(shared, tmp_path), stop=lambda rung: rung.step == 12)
     assert outcome.status is TrialStatus.STOPPED_EARLY
     assert outcome.measurements is not None
     assert (outcome.measurements.steps, len(rungs)) == (12, 1)
     assert outcome.measurements.adapter_bytes is None
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in (tmp_path / "artefact-0").iterdir()] == [CHECKPOINT]
 
 
 def test_a_stop_at_the_last_rung_comes_too_late(shared: TorchEvaluator, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from autopeft.domain.errors import UserError
 from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate import devices, pipeline, train
 from autopeft.evaluate.outcomes import is_out_of_memory
-from autopeft.evaluate.untouched import Untouched, _checksum
+from autopeft.evaluate.untouched import Untouched, tensor_sum
 from tests.unit.evaluate_trials import opened, run, spec_of, task_of
 
 
@@ -99,12 +99,12 @@ class Largest(TorchDispatchMode):
 def test_a_checksum_copies_small_pieces_and_sees_every_bit(dtype: torch.dtype) -> None:
     tensor = torch.zeros((1 << 22) + 3, dtype=dtype)
     with Largest() as largest:
-        before = _checksum(tensor)
+        before = tensor_sum(tensor)
     assert largest.elements == 1 << 22
     tensor[-1] = 1
-    assert _checksum(tensor) != before
-    assert _checksum(torch.zeros(0)) == 0
-    assert _checksum(torch.tensor(1.0)) != _checksum(torch.tensor(2.0))
+    assert tensor_sum(tensor) != before
+    assert tensor_sum(torch.zeros(0)) == 0
+    assert tensor_sum(torch.tensor(1.0)) != tensor_sum(torch.tensor(2.0))
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])

@@ -290,12 +290,13 @@ def test_a_training_broken_off_while_it_grows_goes_on_as_if_it_had_not_been(kind
             whole.append(step.loss)
             if step.number == stop:
                 state = run.state()
-        weights, form = values(inserted), inserted.companions[0].form()
+        weights, form, scores = values(inserted), inserted.companions[0].form(), inserted.companions[0].scores()
     torch.manual_seed(99)
     with training(kind, method="increlora", dropout=0.2, steps=10, spec={"warmup": 0.1}) as (run, inserted):
         run.load(state)
         assert [step.loss for step in run.run()] == whole[stop:]
         assert inserted.companions[0].form() == form
+        assert inserted.companions[0].scores() == scores
         assert values(inserted).keys() == weights.keys()
         for name, part in values(inserted).items():
             assert torch.equal(part, weights[name]), name

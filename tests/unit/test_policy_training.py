@@ -205,11 +205,6 @@ def test_a_state_of_something_else_is_refused() -> None:
         run.load(state)
 
 
-def test_adalora_says_that_its_state_cannot_be_saved() -> None:
-    with training(method="adalora") as (run, _), pytest.raises(ValueError, match="adalora"):
-        run.state()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_frozen_low_layers_save_no_activations(kind: str) -> None:
     peaks, means = {}, {}

@@ -10,8 +10,8 @@ from autopeft.cli.progress import LiveProgress, PlainProgress
 from autopeft.cli.tables import candidate_text
 from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.candidate import Candidate, Insertion, Policy
-from autopeft.domain.events import Notice, RungReached, RunOpened, TrialEnded, TrialStarted
-from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
+from autopeft.domain.events import Notice, RungReached, RunOpened, TrialEnded, TrialStarted, TrialTakenUp
+from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung, TakenUp
 from autopeft.domain.results import Front, score
 from autopeft.domain.trial import Failure, FailureReason, Trial, TrialStatus
 from tests.fakes.searches import toy_record
@@ -133,3 +133,19 @@ def test_a_mix_names_the_layers_that_its_parts_share_once():
     mix = trial(1).model_copy(update={"candidate": Candidate(insertions=parts, learning_rate=1e-4, policy=policy)})
     text = "serial size 24 on out + prefix length 6 · layers 0,2 · lora r4 · q · layer 1 · ist · lr 0.0001"
     assert candidate_text(mix) == text
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_trial_that_is_taken_up_says_where_or_why_not(screen, live):
+    kind = LiveProgress if live else PlainProgress
+    progress = kind(Console(file=screen, width=200, force_terminal=live))
+    told(
+        progress,
+        opened(resumed=True),
+        TrialStarted(trial(3, TrialStatus.RUNNING)),
+        TrialTakenUp(3, TakenUp(step=12, planned_steps=24)),
+        TrialTakenUp(4, TakenUp(step=0, planned_steps=24, problem="its checkpoint was not used: it is damaged")),
+    )
+    assert "trial 3 goes on at step 12 of 24" in screen.getvalue()
+    assert "trial 4 starts anew; its checkpoint was not used: it is damaged" in screen.getvalue()
+    assert progress.shares[3] == 0.5

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autopeft.domain.candidate import digest_of
 from autopeft.evaluate.data.table import Split
 
 MEGA_BATCHES = 64
@@ -120,6 +121,11 @@ def plan(batches: Sequence[Batch], passes: int, seed: int) -> Iterator[Batch]:
     if not batches:
         raise ValueError("there are no batches to plan")
     return islice(_epochs(batches, seed), passes)
+
+
+def plan_digest(batches: Sequence[Batch]) -> str:
+    """Digest of which rows are trained on together, and of their tokens."""
+    return digest_of([[batch.row_ids, batch.tokens, int(batch.inputs["input_ids"].sum())] for batch in batches])
 
 
 def _epochs(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -41,6 +41,14 @@ class PeakMeter(Protocol):
 
     def mean_bytes(self) -> int | None:
         """Mean of the peaks of single steps, of all or of a random sample; None before the first of them."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What was seen so far, as JSON values; between two steps."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of a meter of the same kind and steps, as if never interrupted."""
         ...
 
 
@@ -89,6 +97,13 @@ class AllocatorMeter:
 
     def mean_bytes(self) -> int | None:
         return round(sum(self._steps) / len(self._steps)) if self._steps else None
+
+    def state(self) -> dict[str, Any]:
+        return {"live": self._live, "reserved": self._reserved, "steps": list(self._steps)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._live, self._reserved = int(state["live"]), int(state["reserved"])
+        self._steps = [int(one) for one in state["steps"]]
 
 
 class TrackedMeter:
@@ -166,6 +181,21 @@ class TrackedMeter:
 
     def mean_bytes(self) -> int | None:
         return round(sum(self._sampled) / len(self._sampled)) if self._sampled else None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "peak": self._peak,
+            "sampled": list(self._sampled),
+            "heaviest": self._heaviest,
+            "near": self._near,
+            "largest_aside": self._largest_aside,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._peak, self._near = int(state["peak"]), int(state["near"])
+        self._sampled = [int(one) for one in state["sampled"]]
+        self._heaviest = None if state["heaviest"] is None else tuple(state["heaviest"])
+        self._largest_aside = float(state["largest_aside"])
 
     def _present(self) -> Iterator[torch.Tensor]:
         for parameter in self._model.parameters():

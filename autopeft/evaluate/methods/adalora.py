@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from autopeft.domain.candidate import Insertion
@@ -14,6 +15,8 @@ from autopeft.evaluate.methods.method import Calibration, PeftMethod, modules_of
 
 _INTERVALS = 100
 """The budget is cut some so many times, or at every step where there are fewer."""
+_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What peft's allocator keeps from step to step: tensors by the name of the parameter that they are of."""
 
 
 class AdaLora(PeftMethod):
@@ -59,6 +62,22 @@ class AdaLora(PeftMethod):
         config = peft_model.peft_config["default"]
         if config.total_step - config.tfinal > 1:  # in a single step there is nothing to score by
             peft_model.base_model.update_and_allocate(step)
+
+    def state(self, peft_model: Any) -> dict[str, Any]:
+        """Averages of sensitivity and of its uncertainty, and which singular values are kept at present."""
+        allocator = peft_model.base_model.rankallocator
+        return {
+            **{name: dict(getattr(allocator, name)) for name in _AVERAGES},
+            "rank_pattern": peft_model.peft_config["default"].rank_pattern,
+        }
+
+    def load(self, peft_model: Any, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        allocator = peft_model.base_model.rankallocator
+        devices = {name: parameter.device for name, parameter in peft_model.base_model.model.named_parameters()}
+        for name in _AVERAGES:
+            setattr(allocator, name, {key: value.to(devices[key]) for key, value in state[name].items()})
+        peft_model.peft_config["default"].rank_pattern = state["rank_pattern"]
 
 
 METHODS = (

@@ -6,6 +6,7 @@ MonteCLoRA: Seth et al. 2024, section 4.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from autopeft.domain.candidate import Insertion
@@ -158,6 +159,32 @@ class MonteCLora(Lora):
     def started(self, peft_model: Any, calibration: Calibration) -> None:
         """Add the divergence from the prior to the loss of training, which peft leaves to its caller."""
         _add_to_loss(peft_model.base_model, peft_model.base_model._get_monteclora_loss)
+
+    def state(self, peft_model: Any) -> dict[str, Any]:
+        """What was drawn and not used yet, and the law of the last draw, by path of the sampler."""
+        return {
+            path: {
+                "index": module.sampler.index,
+                "drawn": module.sampler.buffer if module.sampler.index < len(module.sampler.buffer) else None,
+                "law": {name: tensor.detach() for name, tensor in module.named_buffers(recurse=False)},
+            }
+            for path, module in _samplers(peft_model)
+        }
+
+    def load(self, peft_model: Any, state: Mapping[str, Any]) -> None:
+        """Go on from a state; what is drawn next comes from the random state that is restored with it."""
+        for path, module in _samplers(peft_model):
+            module.sampler.index = state[path]["index"]
+            if state[path]["drawn"] is not None:
+                module.sampler.buffer = state[path]["drawn"]
+            for name, values in state[path]["law"].items():
+                setattr(module, name, values.to(module.std_prior.device))
+
+
+def _samplers(peft_model: Any) -> list[tuple[str, Any]]:
+    from peft.tuners.lora.monteclora import MontecloraSampler
+
+    return [(path, module) for path, module in peft_model.named_modules() if isinstance(module, MontecloraSampler)]
 
 
 def _add_to_loss(tuner: Any, term: Any) -> None:

@@ -192,6 +192,13 @@ class PeftMethod(Method):
     def after_step(self, peft_model: Any, step: int) -> None:
         """Called after every optimiser step (counted from 1) while the gradients are still there."""
 
+    def state(self, peft_model: Any) -> dict[str, Any]:
+        """All that `after_step` keeps from step to step beside the trained parameters, as tensors and JSON values."""
+        return {}
+
+    def load(self, peft_model: Any, state: Mapping[str, Any]) -> None:
+        """Go on from a state, as if never interrupted; the values of trained parameters are set afterwards."""
+
 
 class OwnMethod(Method):
     """A method that is ours: small modules beside the model's, or some of its own parameters trained in place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from autopeft.domain.candidate import Insertion, Setting
@@ -16,6 +17,8 @@ _PROJECTION = ChoiceDomain(values=("relu", "qr"))
 _ADAMSS = "AdaMSS: Adaptive Multi-Subspace Approach, NeurIPS 2025 (openreview:8ZdWmpYxT0)"
 _CLUSTERS = {"rank": RANK, "num_subspaces": IntDomain(low=1, high=256, log=True)}
 _USUAL: dict[str, Setting] = {"rank": 32, "num_subspaces": 5}
+_AVERAGES = ("exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
+"""What peft keeps of each cluster from step to step."""
 
 
 class Deft(OfLinears):
@@ -121,6 +124,30 @@ class AdamssAsa(Adamss):
         """Weigh the clusters by their gradients, and cut where it is time."""
         peft_model.base_model.update_and_allocate(step)
 
+    def state(self, peft_model: Any) -> dict[str, Any]:
+        """Averages of importance and of its uncertainty, by path of the module, and the clusters that were cut."""
+        return {
+            "averages": {
+                path: {name: getattr(module, name)["default"] for name in _AVERAGES}
+                for path, module in _clustered(peft_model)
+            },
+            "cut": [
+                f"{path}.{name}"
+                for path, module in _clustered(peft_model)
+                for name, parameter in module.named_parameters(recurse=True)
+                if "adamss_" in name and not parameter.requires_grad
+            ],
+        }
+
+    def load(self, peft_model: Any, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        device = next(peft_model.parameters()).device
+        for path, module in _clustered(peft_model):
+            for name, values in state["averages"][path].items():
+                getattr(module, name)["default"] = [None if one is None else one.to(device) for one in values]
+        for name in state["cut"]:
+            peft_model.get_parameter(name).requires_grad_(False)
+
     def misfits(self, insertion: Insertion, layout: ModelLayout) -> list[Problem]:
         """A target that is no fewer than all clusters, besides what AdaMSS cannot take."""
         found = super().misfits(insertion, layout)
@@ -130,6 +157,12 @@ class AdamssAsa(Adamss):
             said = f"{target} is no fewer than the {every} clusters of all modules"
             found.append(Problem("asa_target_subspaces", said, f"2 to {every - 1}", "Lower it."))
         return found
+
+
+def _clustered(peft_model: Any) -> list[tuple[str, Any]]:
+    from peft.tuners.adamss import AdamssLayer
+
+    return [(path, module) for path, module in peft_model.named_modules() if isinstance(module, AdamssLayer)]
 
 
 def _more_clusters_than_rows(insertion: Insertion, layout: ModelLayout) -> list[Problem]:
