@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
 from autopeft.domain.results import RunResults
 
-from .style import Panel, View, sequence, styled
+from .style import FRONT, GRID, LIMIT, MUTED, Panel, View, styled
 
 _SHOWN = 8
+_WITH_GAPS = 60
+"""With more columns than this, gaps between them would take much of the map."""
+_NARROW = {
+    "data.0.colorbar.orientation": "h",
+    "data.0.colorbar.title.side": "top",
+    "data.0.colorbar.x": 0.5,
+    "data.0.colorbar.y": 1.02,
+    "data.0.colorbar.yanchor": "bottom",
+    "data.0.colorbar.ypad": 0,
+    "layout.xaxis.nticks": 6,
+}
+"""On a phone the scale of the colours lies above the map, which then has the whole width."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +64,25 @@ def layer_scores_record(results: RunResults) -> tuple[LayerScores, ...]:
 
 
 def layer_scores_figure(record: LayerScores) -> go.Figure:
-    """A heat map: steps to the right, layers upwards, darker for more important."""
+    """A heat map: steps to the right, layers upwards, in two colours for more and less important than at the start."""
+    largest = max((abs(value) for row in record.importance for value in row), default=0.0) or 1.0
     figure = go.Figure(
         go.Heatmap(
             x=[str(step) for step in record.steps],
             y=[str(layer) for layer in record.layers],
             z=record.importance,
-            colorscale=sequence(),
-            colorbar={"title": {"text": "Importance", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            zmin=-largest,
+            zmax=largest,
+            colorscale=[(0.0, LIMIT), (0.5, GRID), (1.0, FRONT)],
+            xgap=1 if len(record.steps) <= _WITH_GAPS else 0,
+            ygap=1,
+            colorbar={
+                "title": {"text": "Importance", "side": "right"},
+                "thickness": 12,
+                "outlinewidth": 0,
+                "nticks": 5,
+                "tickfont": {"color": MUTED},
+            },
             hovertemplate=f"<b>{html.escape(record.label)}</b><br>step %{{x}}<br>layer %{{y}}<br>"
             "importance %{z:.3f}<extra></extra>",
         )
@@ -67,7 +91,7 @@ def layer_scores_figure(record: LayerScores) -> go.Figure:
         figure,
         160 + 18 * len(record.layers),
         xaxis_title_text="Optimiser steps",
-        yaxis_title_text="Layer (0 is nearest to the input)",
+        yaxis_title_text="Layer",
         xaxis_type="category",
         yaxis_type="category",
     )
@@ -76,16 +100,22 @@ def layer_scores_figure(record: LayerScores) -> go.Figure:
     return figure
 
 
+def _narrow(record: LayerScores) -> dict[str, Any]:
+    return {**_NARROW, "layout.height": 190 + 18 * len(record.layers)}
+
+
 def layer_scores_panel(results: RunResults) -> Panel | None:
     """The panel, one view per trial; None where no trial has scores."""
     records = layer_scores_record(results)
     if not records:
         return None
+    alone = f" Trial {records[0].label}." if len(records) == 1 else ""
     return Panel(
         name="layer-scores",
         title="Importance of layers during training",
-        caption="Where a training policy scores layers (IST), one column per scoring and one row per layer; 0 at the "
-        "start, higher where damping the layer made the loss worse.",
-        views=tuple(View(record.label, layer_scores_figure(record)) for record in records),
+        caption="Where a training policy scores layers (IST): one column per scoring, one row per layer, of which 0 is "
+        "nearest to the input. 0 at the start; higher where damping the layer made the loss worse." + alone,
+        views=tuple(View(record.label, layer_scores_figure(record), _narrow(record)) for record in records),
         min_width=480,
+        narrow_min_width=280,
     )

@@ -17,6 +17,7 @@ from autopeft.domain.candidate import Insertion
 from autopeft.domain.results import Front, RunResults
 from autopeft.domain.trial import TrialStatus
 from tests.unit import dashboard_runs as runs
+from tests.unit.test_dashboard_layer_scores import scored
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
@@ -176,6 +177,26 @@ def test_on_a_phone_the_cells_of_the_layers_have_the_width_of_the_panel(browser:
     assert beyond == 0
     browser.open(path, DESKTOP)
     assert browser.run(plot)[1] == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_of_the_importance_of_layers_is_cut(browser: Browser, tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(scored(*(one.trial.number for one in runs.results().front.members))), encoding="utf-8")
+    browser.open(path, size)
+    beyond, texts, scrolls = browser.run(
+        """const node = document.querySelector("#figure-layer-scores"), box = node.getBoundingClientRect();
+           const texts = [...node.querySelectorAll("svg text")].filter((one) => one.textContent);
+           const cut = texts.filter((one) => { const at = one.getBoundingClientRect();
+             return at.top < box.top - 1 || at.bottom > box.bottom + 1
+               || at.left < box.left - 1 || at.right > box.right + 1; });
+           const scroll = node.parentElement;
+           return [cut.map((one) => one.textContent), texts.map((one) => one.textContent),
+                   scroll.scrollWidth > scroll.clientWidth]"""
+    )
+    assert {"Layer", "Optimiser steps", "Importance", "2", "20"} <= set(texts)
+    assert beyond == []
+    assert not scrolls
 
 
 def test_a_finger_moves_a_wide_figure_sideways_and_a_hint_says_so(browser: Browser, report: Path) -> None:

@@ -49,9 +49,16 @@ def command(*arguments: Any) -> int:
     return 0
 
 
-def searched(tmp_path: Path, method: str, pruning: dict[str, Any] | None) -> Path:
-    """A run of one trial on a tiny Llama with grouped heads; returns the folder of its base model."""
-    base, data = save_model(tmp_path / "llama", "llama"), write_data(tmp_path / "data")
+def searched(
+    tmp_path: Path,
+    method: str,
+    pruning: dict[str, Any] | None,
+    kind: str = "llama",
+    dtype: str = "float32",
+    steps: int = 12,
+) -> Path:
+    """A run of one trial on a tiny model, by default with grouped heads; returns the folder of its base model."""
+    base, data = save_model(tmp_path / kind, kind), write_data(tmp_path / "data")
     insertion = {"method": method, "settings": {"rank" if method == "lora" else "size": 4}}
     candidate: dict[str, Any] = {"insertions": [insertion], "learning_rate": "$rate"}
     if pruning is not None:
@@ -61,8 +68,8 @@ def searched(tmp_path: Path, method: str, pruning: dict[str, Any] | None) -> Pat
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(space))
     files = [part for name, path in data.items() for part in (f"--{name}", path)]
     assert not command(
-        *("search", "--model", base, *files, "--space", tmp_path / "one.yaml", "--budget", 1, "--steps", 12),
-        *("--runs", tmp_path / "runs", "--name", "a-run", "--quiet", "--runner", "local"),
+        *("search", "--model", base, *files, "--space", tmp_path / "one.yaml", "--budget", 1, "--steps", steps),
+        *("--dtype", dtype, "--runs", tmp_path / "runs", "--name", "a-run", "--quiet", "--runner", "local"),
     )
     return base
 

@@ -49,6 +49,20 @@ def test_trials_of_the_front_come_first_and_scores_are_turned_to_one_row_per_lay
     assert list(trace.x) == ["10", "20"]
 
 
+def test_the_colours_change_at_the_start_s_importance_and_one_view_names_its_trial() -> None:
+    number = runs.results().front.members[0].trial.number
+    panel = layer_scores_panel(scored(number))
+    assert panel is not None
+    (view,) = panel.views
+    (trace,) = view.figure.data
+    assert (trace.zmin, trace.zmax) == (-1.5, 1.5)
+    assert trace.colorscale[1][0] == 0.5
+    assert panel.caption.endswith(f"Trial #{number} ist (front).")
+    assert view.narrow["layout.height"] > view.figure.layout.height, "the scale of the colours is above the map"
+    still = replace(layer_scores_record(scored(number))[0], importance=((0.0, 0.0),))
+    assert layer_scores_figure(still).data[0].zmax > 0
+
+
 def test_without_scores_there_is_no_panel() -> None:
     assert layer_scores_panel(runs.results()) is None
     assert "layer-scores" not in render(runs.results())
