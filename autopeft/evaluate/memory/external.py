@@ -27,7 +27,7 @@ from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.predictor import prediction_of
 from autopeft.evaluate.memory.quantised import hold_in_few_bits
 from autopeft.evaluate.memory.setup import Setup
-from autopeft.evaluate.memory.stand_ins import TASK_IDS, complete, without_weights
+from autopeft.evaluate.memory.stand_ins import TASK_IDS, complete, in_base_dtype, without_weights
 from autopeft.evaluate.memory.step import Timeline, traced_step
 from autopeft.evaluate.memory.tracing import batch_of, leave_on_host
 from autopeft.evaluate.quantisation import kept_whole, norms_in_float32
@@ -200,6 +200,8 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
             ) from error
     if setup.target == "cuda":
         leave_on_host(whole)
+    if not adapters_in_float32:
+        in_base_dtype(whole)
     complete(whole)
     whole.train()
     if peft.config is None and layout.quantised:

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adamss import layer as adamss
 from peft.tuners.frod.model import FrodModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -55,6 +56,25 @@ def complete(model: nn.Module) -> None:
             }
             for name, value in plain.items():
                 module.register_buffer(name, value, persistent=False)
+
+
+def in_base_dtype(model: nn.Module) -> None:
+    """What peft does to adapters when it moves them beside their base layer, which it leaves out on `meta`."""
+    for module in model.modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        _, dtype = module._get_base_layer_device_and_dtype(module.get_base_layer())
+        if dtype is None or not dtype.is_floating_point:
+            continue
+        for name in (*module.adapter_layer_names, *module.other_param_names):
+            parts = getattr(module, name, None)
+            if isinstance(parts, nn.ModuleDict):
+                parts.to(dtype)
+            elif isinstance(parts, nn.ParameterDict | BufferDict):
+                for key, part in list(parts.items()):
+                    if part.is_floating_point():
+                        cast = part.detach().to(dtype)
+                        parts[key] = nn.Parameter(cast, part.requires_grad) if isinstance(part, nn.Parameter) else cast
 
 
 def _marked(layer: nn.Linear, rank: int, **settings: Any) -> torch.Tensor:
