@@ -53,3 +53,24 @@ def estimated(folder: Path, step: Step | None = None, *, dtype: str = "bfloat16"
     peft = str(peft_file(folder, **said)) if said else "none"
     asked = ScriptSpec(ModelSpec(source=str(model_folder(folder / "model")), dtype=dtype), peft)  # type: ignore[arg-type]
     return estimate_script(asked, step or Step(rows=2, tokens=24))
+
+
+SPACE = """
+name: small
+summary: LoRA small enough for the small models.
+parameters:
+  rank: {summary: Rank., kind: choice, values: [1, 2, 4], ordered: true}
+  modules: {summary: Modules., kind: modules, sets: {qv: [attention.query, attention.value], all: all}}
+  layers: {summary: Layers., kind: layers, modes: top-k}
+candidate:
+  insertions:
+    - {method: lora, layers: $layers, modules: $modules, settings: {rank: $rank, alpha_ratio: 1.0, dropout: 0.0}}
+  learning_rate: 0.001
+"""
+
+
+def space_file(folder: Path) -> str:
+    """A search space that every small model takes."""
+    path = folder / "small.yaml"
+    path.write_text(SPACE, encoding="utf-8")
+    return str(path)
