@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -193,11 +194,17 @@ def _heading(console: Console, what: str, training: Training) -> None:
     rows = f"{training.batch} x {training.seq} tokens" + ("" if training.padded else ", none padded")
     extra = ", gradient checkpointing" if training.gradient_checkpointing else ""
     console.print(
-        f"{escape(training.model)} ({training.dtype}{bits}), {training.task}, {rows}, {training.optimizer}{extra}, "
+        f"{escape(_below(training.model))} ({training.dtype}{bits}), {training.task}, {rows}, {training.optimizer}{extra}, "
         f"{training.attention} attention on {'a GPU' if training.target == 'cuda' else 'the CPU'}",
         style="dim",
     )
     console.print()
+
+
+def _below(model: str) -> str:
+    """A folder below the current one by its path from there."""
+    here = Path.cwd()
+    return str(Path(model).relative_to(here)) if Path(model).is_relative_to(here) else model
 
 
 def _plain() -> Table:
