@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -37,6 +38,8 @@ TOKENS = 512
 """Of the longest row of a script, where nothing is said."""
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 12
+_LONGEST = 160
+"""Characters of another library's message that are shown."""
 Predict = Callable[[int, int], Prediction]
 """Of a number of rows, and of the bytes that libraries hold in the allocator."""
 
@@ -95,7 +98,7 @@ def estimate_script(asked: ScriptSpec, step: Step) -> Estimate:
     if asked.model.load_in is not None and asked.model.dtype == "float32":
         problems.append(Problem("--load-in", "computes in half precision", "", "Leave out --dtype, or say bf16."))
     peft: PeftFile | None = None
-    for check in (lambda: check_sizes(asked.model), lambda: read_peft(asked.peft)):
+    for check in (lambda: check_sizes(asked.model), lambda: read_peft(asked.peft, asked.task)):
         try:
             peft = check() or peft
         except UserError as error:
@@ -140,7 +143,8 @@ def estimate_script(asked: ScriptSpec, step: Step) -> Estimate:
         notices.append(f"The installed peft does not know {', '.join(peft.ignored)}: ignored.")
 
     def predict(rows: int, workspace: int) -> Prediction:
-        return script.predict(replace(setup, rows=rows), workspace)
+        with _traceable("--peft-config"):
+            return script.predict(replace(setup, rows=rows), workspace)
 
     return _answered(predict, peft.title, training, step, notices)
 
@@ -164,14 +168,8 @@ def estimate_candidate(spec: SearchSpec, path: Path, step: Step, words: Callable
 
     @cache
     def predict(rows: int, workspace: int) -> Prediction:
-        try:
+        with _traceable("--candidate"):
             return at(rows).traced(candidate, workspace)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a library raises on a model without weights
-            first = str(error).strip().splitlines()
-            found = f"it cannot be traced without weights: {type(error).__name__}: {first[0] if first else ''}"
-            raise UserError(Problem("--candidate", found, "", "Its memory must be measured.")) from error
 
     return _answered(predict, words(candidate), _training(spec, forecast), step, [])
 
@@ -313,6 +311,20 @@ def _training(spec: SearchSpec, forecast: Forecast) -> Training:
         gradient_checkpointing=setup.checkpointing,
         held_outputs=setup.holds_outputs,
     )
+
+
+@contextmanager
+def _traceable(where: str) -> Iterator[None]:
+    """Turns what a library raises on a model without weights into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        short = first if len(first) <= _LONGEST else first[:_LONGEST] + " ..."
+        found = f"it cannot be traced without weights ({type(error).__name__}: {short})"
+        raise UserError(Problem(where, found, "", "Its memory must be measured.")) from error
 
 
 def _workspace(step: Step, target: str) -> int:

@@ -39,7 +39,7 @@ class Pace:
     step_s: float
 
     @classmethod
-    def of(cls, short_s: float, long_s: float, short: int = SHORT, long: int = LONG) -> Pace:
+    def of(cls, short_s: float, long_s: float, short: int, long: int) -> Pace:
         """The line through two trainings of so many steps, which cannot fall."""
         step_s = max(0.0, (long_s - short_s) / (long - short))
         return cls(max(0.0, short_s - short * step_s), step_s)
@@ -82,7 +82,7 @@ def estimate_time(spec: SearchSpec, candidate: Path | None = None) -> TimeEstima
                 if bad is not None:
                     failure = bad.failure.text if bad.failure is not None else bad.status.value
                     continue
-                paces.append(Pace.of(outcomes[0].seconds, outcomes[1].seconds))
+                paces.append(Pace.of(outcomes[0].seconds, outcomes[1].seconds, SHORT, LONG))
                 device = outcomes[1].measurements.device if outcomes[1].measurements else ""
         finally:
             short.close()

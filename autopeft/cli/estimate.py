@@ -73,6 +73,9 @@ def command(
             metavar="FILE|none",
         ),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="The same as --peft-config none.", rich_help_panel=SCRIPT)
+    ] = False,
     optimizer: Annotated[
         str | None, typer.Option(help="adamw, adamw-8bit, sgd or sgd-momentum.", rich_help_panel=SCRIPT)
     ] = None,
@@ -93,7 +96,9 @@ def command(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Where it shall fit: a100-40g,rtx4090,24GiB ...", rich_help_panel=STEP, metavar="NAMES"),
+        typer.Option(
+            help="Where it shall fit: a100-40g,l40s,h100,rtx4090,24GiB ...", rich_help_panel=STEP, metavar="NAMES"
+        ),
     ] = None,
     max_memory: Annotated[str | None, typer.Option(help="Limit on live bytes, as 12GiB.", rich_help_panel=STEP)] = None,
     probe: Annotated[
@@ -119,7 +124,10 @@ def command(
     """
     script = {"--optimizer": optimizer, "--attention": attention, "--autocast-adapter-dtype": autocast_adapter_dtype}
     elsewhere = {"SPEC": spec, "--space": space, "--candidate": candidate, "--data": data, "--train": train}
-    problems = _mixed(peft_config is not None, script, elsewhere, probe)
+    both = [Problem("--full", "trains every weight; --peft-config names others", "", "Leave out one of them.")]
+    problems = both if full and peft_config is not None else []
+    peft_config = "none" if full else peft_config
+    problems += _mixed(peft_config is not None, script, elsewhere, probe)
     problems += _unknown_names(task, optimizer, attention)
     devices: tuple[Device, ...] = ()
     rows, largest = None, batch == "auto"
@@ -158,6 +166,8 @@ def command(
         problems += error.problems
     if problems or wanted is None:
         raise UserError(*problems)
+    if wanted.max_memory is not None:
+        devices += (Device("max_memory", "max_memory of the spec", wanted.max_memory, context_bytes=0),)
     from autopeft.app.estimating import Step
 
     step = Step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +25,10 @@ _PARTS = (
     ("inputs_bytes", "inputs", "bright_black"),
 )
 _VERDICTS = {"fits": ("fits", "green"), "tight": ("tight", "yellow"), "no": ("does not fit", "red")}
+_ALWAYS = 6
+"""The first so many are shown where they are nothing, too."""
+_BAR = 60
+"""Columns of the longest bar, however wide the terminal is."""
 _LAYERS = 16
 """So many lines at most for the layers; equal neighbours share one."""
 _FULL = "█"
@@ -50,16 +55,16 @@ def show_estimate(console: Console, found: Estimate) -> None:
         console.print(f"                {bytes_text(found.train_peak_reserved_bytes)} reserved by torch's allocator")
     console.print(f"trains          {found.trainable_parameters:,} parameters")
     console.print()
-    width = max(10, console.width - 50)
+    width = min(_BAR, max(10, console.width - 50))
     largest = max(getattr(found, name) for name, _, _ in _PARTS)
     table = _plain()
     table.add_column("at the peak")
     for name in ("bytes", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for name, title, style in _PARTS:
+    for place, (name, title, style) in enumerate(_PARTS):
         value = getattr(found, name)
-        if value:
+        if value or place < _ALWAYS:
             drawn = Text(bar(value / max(1, largest), width), style=style)
             table.add_row(title, bytes_text(value), f"{value / found.train_peak_bytes:.1%}", drawn)
     console.print(table)
@@ -85,7 +90,7 @@ def _layers(console: Console, saved: Sequence[int]) -> None:
     table.add_column("each", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     most = max(1, *saved)
-    width = max(10, console.width - 42)
+    width = min(_BAR, max(10, console.width - 42))
     for run in runs[:_LAYERS]:
         value = saved[run[0]]
         name = f"layer{'s' if len(run) > 1 else ''} {ranges(run)}"
@@ -145,7 +150,7 @@ def show_space(console: Console, found: SpaceEstimate) -> None:
     table.add_column("", no_wrap=True)
     most = max(one.count for one in found.histogram)
     for one in found.histogram:
-        drawn = Text(bar(one.count / most, max(10, console.width - 48)), style="green")
+        drawn = Text(bar(one.count / most, min(_BAR, max(10, console.width - 48))), style="green")
         table.add_row(f"{bytes_text(one.from_bytes)} to {bytes_text(one.to_bytes)}", str(one.count), drawn)
     console.print(table)
     console.print()
@@ -189,11 +194,17 @@ def _heading(console: Console, what: str, training: Training) -> None:
     rows = f"{training.batch} x {training.seq} tokens" + ("" if training.padded else ", none padded")
     extra = ", gradient checkpointing" if training.gradient_checkpointing else ""
     console.print(
-        f"{escape(training.model)} ({training.dtype}{bits}), {training.task}, {rows}, {training.optimizer}{extra}, "
+        f"{escape(_below(training.model))} ({training.dtype}{bits}), {training.task}, {rows}, {training.optimizer}{extra}, "
         f"{training.attention} attention on {'a GPU' if training.target == 'cuda' else 'the CPU'}",
         style="dim",
     )
     console.print()
+
+
+def _below(model: str) -> str:
+    """A folder below the current one by its path from there."""
+    here = Path.cwd()
+    return str(Path(model).relative_to(here)) if Path(model).is_relative_to(here) else model
 
 
 def _plain() -> Table:

@@ -6,10 +6,12 @@ import re
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
 from autopeft.domain.budget import Budget, BudgetField
 from autopeft.domain.candidate import digest_of
+from autopeft.domain.devices import DEVICES, devices_of
+from autopeft.domain.errors import UserError
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """What a run may be called: it becomes a folder name."""
@@ -183,6 +185,25 @@ def _dtype(value: Any) -> Any:
     return DTYPES.get(value, value) if isinstance(value, str) else value
 
 
+def _device(value: str) -> str:
+    """Raises ValueError where the name of a device is not known."""
+    if value not in ("cpu", "cuda"):
+        try:
+            devices_of(value)
+        except UserError as error:
+            problem = error.problems[0]
+            known = f"cpu, cuda, {', '.join(DEVICES)}"
+            raise ValueError(f"no such device is known; allowed: {known}. {problem.next_step}") from None
+    return value
+
+
+def _with_unit(value: Any) -> Any:
+    """Raises ValueError for a text that is a number alone."""
+    if isinstance(value, str) and value.strip().replace(".", "", 1).isdigit():
+        raise ValueError("a size needs a unit, for example 12GiB or 512MB")
+    return value
+
+
 class PredictForSpec(_Part):
     """A model and a size that are not here, for which the memory of every candidate is predicted."""
 
@@ -196,8 +217,8 @@ class PredictForSpec(_Part):
     """Rows of a batch."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype)] = "auto"
     """How the frozen weights are loaded; `auto` is what the model's config says. Also `bf16`, `fp16`, `fp32`."""
-    device: str = "cuda"
-    """`cpu`, or a GPU: what it computes in, and with which attention."""
+    device: Annotated[str, AfterValidator(_device)] = "cuda"
+    """`cpu`, or a GPU by name (`cuda` is any): what it computes in, and with which attention."""
 
     def __str__(self) -> str:
         parts = [f"{self.batch} x {self.seq} tokens", *([self.dtype] if self.dtype != "auto" else []), self.device]
@@ -234,7 +255,7 @@ class SearchSpec(_Part):
     """Name of a search space, or the path of a YAML file."""
     objectives: tuple[str, ...] = ()
     """Names of objectives; empty is the task's metric and `train_peak_bytes`."""
-    max_memory: ByteSize | None = Field(default=None, gt=0)
+    max_memory: Annotated[ByteSize | None, BeforeValidator(_with_unit)] = Field(default=None, gt=0)
     """Limit on `train_peak_bytes`, in bytes or as `12GiB`; what exceeds it, or is predicted to, is infeasible."""
     predict_for: Annotated[PredictForSpec | None, BeforeValidator(pairs_of, json_schema_input_type=str | None)] = None
     """A model and a size that are not here: adds the objective `predicted_peak_bytes`, the memory that a candidate,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -26,6 +27,7 @@ from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.predictor import prediction_of
 from autopeft.evaluate.memory.quantised import hold_in_few_bits
 from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.stand_ins import TASK_IDS, complete, in_base_dtype, without_weights
 from autopeft.evaluate.memory.step import Timeline, traced_step
 from autopeft.evaluate.memory.tracing import batch_of, leave_on_host
 from autopeft.evaluate.quantisation import kept_whole, norms_in_float32
@@ -59,7 +61,8 @@ class PeftFile:
         rank, modules = getattr(self.config, "r", None), getattr(self.config, "target_modules", None)
         parts = [f"{self.name} r{rank}" if isinstance(rank, int) else self.name]
         if modules:
-            parts.append(modules if isinstance(modules, str) else ",".join(sorted(modules)))
+            named = isinstance(modules, list | tuple | set)
+            parts.append(",".join(sorted(map(str, modules))) if named else str(modules))
         tokens = getattr(self.config, "num_virtual_tokens", None)
         return " · ".join([*parts, *([f"{tokens} tokens"] if tokens else [])])
 
@@ -68,8 +71,10 @@ class PeftFile:
         return replace(self, config=copy.deepcopy(self.config))
 
 
-def read_peft(path: str) -> PeftFile:
+def read_peft(path: str, task: TaskName | None = None) -> PeftFile:
     """Read an `adapter_config.json`, or the folder that holds it; `none` is full fine-tuning.
+
+    A `task` takes the place of another one that the file names.
 
     Raises:
         UserError: where it cannot be read or the installed peft cannot take it.
@@ -82,12 +87,14 @@ def read_peft(path: str) -> PeftFile:
         raise _refused(f"{path} names no peft_type", "Give an adapter_config.json that peft wrote.")
     if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise UserError(unknown(f"{WHERE}: peft_type", kind, (str(one.value) for one in PEFT_TYPE_TO_CONFIG_MAPPING)))
-    task = said.get("task_type")
-    if task is not None and task not in _TASKS:
+    named = said.get("task_type")
+    if named is not None and task is not None:
+        named = said["task_type"] = next(name for name, known in _TASKS.items() if known is task)
+    if named is not None and named not in _TASKS:
         raise UserError(
             Problem(
                 f"{WHERE}: task_type",
-                f"'{task}' is none of them",
+                f"'{named}' is none of them",
                 ", ".join(_TASKS),
                 "Say --task, or correct the file.",
             )
@@ -99,7 +106,7 @@ def read_peft(path: str) -> PeftFile:
         config = kind_of(**{key: value for key, value in said.items() if key in known and key not in _BOOKKEEPING})
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise _refused(f"the installed peft refuses {path}: {_first_line(error)}", "Correct the file.") from error
-    return PeftFile(kind, config, None if task is None else _TASKS[task], tuple(left))
+    return PeftFile(kind, config, _TASKS.get(str(named)), tuple(left))
 
 
 class Script:
@@ -175,7 +182,7 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
     whole: Any = model
     if peft.config is not None:
         try:
-            with warnings.catch_warnings(), on_meta(setup.padded):
+            with warnings.catch_warnings(), on_meta(setup.padded), without_weights(peft.name, peft.config):
                 warnings.simplefilter("ignore")
                 whole = get_peft_model(model, peft.config, autocast_adapter_dtype=adapters_in_float32)
         except (
@@ -193,6 +200,9 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
             ) from error
     if setup.target == "cuda":
         leave_on_host(whole)
+    if not adapters_in_float32:
+        in_base_dtype(whole)
+    complete(whole)
     whole.train()
     if peft.config is None and layout.quantised:
         raise _refused("weights in few bits cannot train", "Leave out --load-in, or give a configuration of peft.")
@@ -202,16 +212,12 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
     blocks = list(model.get_submodule(layout.layers[0].path.rpartition(".")[0]).children())
     with on_meta(setup.padded):
         optimizer = optimiser_of(trained, setup)
+    batch = batch_of(model, layout, setup)
+    if peft.name in TASK_IDS:
+        batch["task_ids"] = torch.empty(setup.rows, dtype=torch.int64, device="meta")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return traced_step(
-            whole,
-            blocks,
-            lambda tensor: id(tensor) in owned,
-            optimizer,
-            batch_of(model, layout, setup),
-            setup,
-        )
+        return traced_step(whole, blocks, lambda tensor: id(tensor) in owned, optimizer, batch, setup)
 
 
 def _padding(model: Any) -> None:

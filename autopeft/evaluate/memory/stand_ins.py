@@ -1,0 +1,88 @@
+"""Methods of peft that look at values of weights when they are put in: what stands in where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.adamss import layer as adamss
+from peft.tuners.frod.model import FrodModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+TASK_IDS = frozenset(("MULTITASK_PROMPT_TUNING", "POLY"))
+"""Methods whose forward pass wants the number of each row's task."""
+
+
+@contextmanager
+def without_weights(name: str, config: Any) -> Iterator[None]:
+    """Inside, `get_peft_model` puts a method into a model on `meta`, with the shapes that it has elsewhere.
+
+    Starts that look at data, weights or a tokenizer become plain ones; they leave nothing behind that memory would
+    tell. SHiRA's random mask marks as many weights as its rank says, AdaMSS's clusters are of equal sizes: the number
+    of its parameters does not depend on the sizes while each has as many rows as its rank.
+    """
+    with ExitStack() as stack:
+        if name == "SHIRA":
+            config.mask_fn = _marked
+        elif name == "ADAMSS":
+            stack.enter_context(patch.object(adamss, "clustering_Z", _clusters))
+        elif name == "LORA" and config.init_lora_weights == "corda":
+            config.init_lora_weights = True
+        elif name == "PROMPT_TUNING":
+            config.prompt_tuning_init = "RANDOM"
+        yield
+
+
+def complete(model: nn.Module) -> None:
+    """After `get_peft_model`: give sizes their values, and make buffers of tensors in a layer's plain dictionaries."""
+    for module in list(model.modules()):
+        if isinstance(module, FrodModel):
+            for category, sizes in module.frod_s_size.items():
+                for adapter in list(sizes):
+                    width = module.frod_V[category][adapter].shape[0]
+                    sizes[adapter] = torch.tensor((width, width), device="cpu")
+        if isinstance(module, BaseTunerLayer):
+            plain = {
+                f"held_{name}_{key}": value
+                for name, values in vars(module).items()
+                if isinstance(values, dict) and not name.startswith("_")
+                for key, value in values.items()
+                if isinstance(value, torch.Tensor) and value.device.type == "meta"
+            }
+            for name, value in plain.items():
+                module.register_buffer(name, value, persistent=False)
+
+
+def in_base_dtype(model: nn.Module) -> None:
+    """What peft does to adapters when it moves them beside their base layer, which it leaves out on `meta`."""
+    for module in model.modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        _, dtype = module._get_base_layer_device_and_dtype(module.get_base_layer())
+        if dtype is None or not dtype.is_floating_point:
+            continue
+        for name in (*module.adapter_layer_names, *module.other_param_names):
+            parts = getattr(module, name, None)
+            if isinstance(parts, nn.ModuleDict):
+                parts.to(dtype)
+            elif isinstance(parts, nn.ParameterDict | BufferDict):
+                for key, part in list(parts.items()):
+                    if part.is_floating_point():
+                        cast = part.detach().to(dtype)
+                        parts[key] = nn.Parameter(cast, part.requires_grad) if isinstance(part, nn.Parameter) else cast
+
+
+def _marked(layer: nn.Linear, rank: int, **settings: Any) -> torch.Tensor:
+    """In place of a mask `[out, in]` with so many ones: nothing but these ones, because on `meta` all count as such."""
+    return torch.ones(rank * (layer.in_features + layer.out_features), 1, device="meta")
+
+
+def _clusters(rows: torch.Tensor, wanted: int, iterations: int) -> tuple[torch.Tensor, int]:
+    """The cluster of each row `[rows]`, and how many there are."""
+    count = min(wanted, rows.shape[0])
+    return torch.arange(rows.shape[0], device="cpu") % count, count
