@@ -112,6 +112,7 @@ class TrialRun:
                 quality=quality,
                 train_loss=math.fsum(losses[since:]) / (len(losses) - since),
                 train_s=train_s,
+                evaluate_s=self._found["evaluate_s"],
             )
             since = len(losses)
             self._rungs.append(rung)
