@@ -91,6 +91,7 @@ def record(
         tempfile.TemporaryDirectory() as folder,
     ):
         bench = _Bench(reference, Path(folder) / _ARTEFACT)
+        facts = journal.facts.model_copy(update={"command": command})
         try:
             for config, (parameters, candidate) in enumerate(drawn):
                 missing = [seed for seed in range(seeds) if (config, seed) not in journal.done]
@@ -99,10 +100,10 @@ def record(
                     journal.add(training)
                     told(training)
                 if missing:
-                    write_table(out, RecordedTable.of(journal.facts, journal.trainings))
+                    write_table(out, RecordedTable.of(facts, journal.trainings))
         finally:
             bench.close()
-            table = RecordedTable.of(journal.facts, journal.trainings)
+            table = RecordedTable.of(facts, journal.trainings)
             write_table(out, table)
         seconds = sum(one.cpu_s for one in journal.trainings)
     return Recording(out, len(table.trainings), configs, seconds, len(drawn) < configs)
