@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from fractions import Fraction
@@ -10,12 +11,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from autopeft.cli.options import Json
+from autopeft.cli.options import Json, names_of
 from autopeft.cli.search import spec_from
 from autopeft.cli.tables import output, print_json, seconds_text
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.recording import RecordedTraining
+from autopeft.domain.replayed import MARKS, Contest
 
 app = typer.Typer(
     help="Record trainings of a space once, then replay any search on them in seconds.", no_args_is_help=True
@@ -101,6 +104,100 @@ def record(
     )
     if made.exhausted:
         output().print("The space has no more.")
+
+
+@app.command()
+def samplers(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Parquet file that `bench record` wrote.")],
+    names: Annotated[
+        str,
+        typer.Option(
+            "--samplers",
+            metavar="NAMES",
+            help="Joined by commas; front-blind must learn what is known before training.",
+        ),
+    ] = "front,tpe,nsga2,random",
+    early_stopping: Annotated[
+        bool, typer.Option("--early-stopping", help="Replay each a second time, stopping trials early.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Simulated trials at once.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches with each sampler.")] = 20,
+    trials: Annotated[int | None, typer.Option(min=1, help="End of a search; default: the whole table.")] = None,
+    until: Annotated[
+        float, typer.Option(help="End a search at this share of the table's hypervolume; above 1 never.")
+    ] = 0.99,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="FILE.html", help="Also draw hypervolume against time.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Replay searches on a recorded table with a simulated clock; trains nothing.
+
+    The truth is the mean over the recorded seeds; a search sees one of them. Trials that completed count.
+    """
+    from autopeft.app.contest import contest, write_page
+
+    found = contest(
+        table,
+        names_of(names),
+        seeds=seeds,
+        workers=workers,
+        early_stopping=early_stopping,
+        trials=trials,
+        until=until,
+    )
+    if figure is not None:
+        write_page(found, figure)
+    rows = {name: _standing(found, name) for name in found.replays}
+    if json:
+        print_json({"table": found.table, "configurations": found.configs, "workers": workers, "searches": rows})
+        return
+    shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    shown.add_column("search")
+    heads = (*(f"s to {mark:.0%}" for mark in MARKS), "trials to 95%", "samples to 95%", "stopped", "s/proposal")
+    for head in heads:
+        shown.add_column(head, justify="right")
+    for name, row in rows.items():
+        times = (
+            f"{_text(one['median'])} ({_text(one['low'])}-{_text(one['high'])})" for one in row["seconds"].values()
+        )
+        shown.add_row(
+            name,
+            *times,
+            _text(row["trials_to_95"]),
+            _text(row["samples_to_95"]),
+            f"{row['stopped_share']:.0%}",
+            f"{row['sampler_s']:.3f}",
+        )
+    console = output()
+    console.print(
+        f"{found.configs} configurations, {seeds} seeds, {workers} simulated workers; medians with 95 % bands"
+    )
+    console.print(shown)
+
+
+def _standing(found: Contest, name: str) -> dict[str, Any]:
+    """The numbers of one way to search; None for what was not reached."""
+
+    def finite(value: float) -> float | None:
+        return round(value, 3) if math.isfinite(value) else None
+
+    bands = {mark: found.seconds_to(name, mark) for mark in MARKS}
+    return {
+        "seconds": {
+            f"{mark:.2f}": {"median": finite(one.value), "low": finite(one.low), "high": finite(one.high)}
+            for mark, one in bands.items()
+        },
+        "trials_to_95": finite(found.trials_to(name, 0.95)),
+        "samples_to_95": finite(found.samples_to(name, 0.95)),
+        "stopped_share": round(found.stopped_share(name), 4),
+        "sampler_s": round(found.sampler_s(name), 5),
+        "final": [[round(one.moments[-1].share, 6), one.moments[-1].samples] for one in found.replays[name]],
+    }
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def shares_of(text: str) -> list[float]:
