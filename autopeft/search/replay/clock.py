@@ -169,7 +169,7 @@ class _Search:
         self._moments.append(Moment(event.at_s, self._ended, self._samples, self._share))
 
     def _tell(self, running: _Running, status: TrialStatus) -> None:
-        measured = self._truth.measurements(running.training) if status.ended else None
+        measured = self._truth.measurements(running.training, running.reached) if status.ended else None
         trial = Trial(
             number=running.number,
             candidate=running.training.candidate,

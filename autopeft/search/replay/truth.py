@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.domain import pareto
-from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
+from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
 from autopeft.domain.objective import Direction, Objective, Unit, metric_score, or_nan
 from autopeft.domain.recording import RecordedTable, RecordedTraining
 from autopeft.domain.trial import TrialStatus
@@ -79,11 +79,22 @@ class Truth:
         """Bytes at the peak of training; None where no seed was trained so far."""
         return next((one.train_peak_bytes for one in self.table.trainings[config] if one.train_peak_bytes), None)
 
-    def measurements(self, training: RecordedTraining) -> Measurements:
-        """What the objectives are scored on."""
-        peak = training.train_peak_bytes
+    def measurements(self, training: RecordedTraining, reached: int) -> Measurements:
+        """What the objectives are scored on, after so many rungs."""
+        peak, rungs = training.train_peak_bytes, training.rungs[:reached]
+        planned = training.planned_steps or (rungs[-1].step if rungs else 0)
         return Measurements(
-            quality=training.rungs[-1].quality if training.rungs else {},
+            quality=rungs[-1].quality if rungs else {},
+            rungs=tuple(
+                Rung(
+                    step=one.step,
+                    planned_steps=planned,
+                    quality=one.quality,
+                    train_loss=one.train_loss,
+                    train_s=one.train_s,
+                )
+                for one in rungs
+            ),
             train_peak=None if peak is None else PeakMemory(live_bytes=peak, source=MemorySource.TRACKED),
             trainable_parameters=training.trainable_parameters,
         )
