@@ -193,8 +193,9 @@ def _heading(console: Console, what: str, training: Training) -> None:
     console.print(f"[bold]{escape(what)}[/]", soft_wrap=True)
     rows = f"{training.batch} x {training.seq} tokens" + ("" if training.padded else ", none padded")
     extra = ", gradient checkpointing" if training.gradient_checkpointing else ""
+    model = escape(_below(training.model))
     console.print(
-        f"{escape(_below(training.model))} ({training.dtype}{bits}), {training.task}, {rows}, {training.optimizer}{extra}, "
+        f"{model} ({training.dtype}{bits}), {training.task}, {rows}, {training.optimizer}{extra}, "
         f"{training.attention} attention on {'a GPU' if training.target == 'cuda' else 'the CPU'}",
         style="dim",
     )

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from autopeft import __version__
 from autopeft.cli import (
+    bench,
     doctor,
     estimate,
     export,
@@ -64,6 +65,7 @@ _VERBS: tuple[tuple[str, str, Callable[..., None]], ...] = (
 )
 for name, panel, command in _VERBS:
     app.command(name, rich_help_panel=panel)(command)
+app.add_typer(bench.app, name="bench", rich_help_panel="Set-up")
 
 
 def _version(asked: bool) -> None:

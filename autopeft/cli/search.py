@@ -94,6 +94,7 @@ def command(
         int | None, typer.Option(help="Longest answer for exact_match.", rich_help_panel=DATA)
     ] = None,
     max_train_rows: Annotated[int | None, typer.Option(help="Train on a sample.", rich_help_panel=DATA)] = None,
+    max_validation_rows: Annotated[int | None, typer.Option(help="Choose by a sample.", rich_help_panel=DATA)] = None,
     space: Annotated[
         str | None, typer.Option(help="Name or YAML file; see `autopeft spaces`.", rich_help_panel=SPACE)
     ] = None,
@@ -177,6 +178,7 @@ def command(
             "max_tokens": max_tokens,
             "max_new_tokens": max_new_tokens,
             "max_train_rows": max_train_rows,
+            "max_validation_rows": max_validation_rows,
         },
         "space": space,
         "objectives": [part.strip() for part in objectives.split(",")] if objectives else None,

@@ -40,6 +40,8 @@ class Rung(BaseModel):
     """Mean training loss since the last rung."""
     train_s: float
     """Training seconds so far, evaluation excluded."""
+    evaluate_s: float = 0.0
+    """Seconds of this validation pass."""
 
     @property
     def fidelity(self) -> float:

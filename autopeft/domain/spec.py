@@ -100,6 +100,8 @@ class DataSpec(_Part):
     """Tokens generated for one answer, at most."""
     max_train_rows: int | None = Field(default=None, ge=2)
     """Train on a seeded sample of this many rows."""
+    max_validation_rows: int | None = Field(default=None, ge=2)
+    """Choose by a seeded sample of this many rows."""
 
     @model_validator(mode="before")
     @classmethod
@@ -295,6 +297,8 @@ class SearchSpec(_Part):
             del said["training"]["gradient_checkpointing"]  # came later than the first runs
         if self.predict_for is None:
             del said["predict_for"]  # so did this
+        if self.data.max_validation_rows is None:
+            del said["data"]["max_validation_rows"]  # and this
         return digest_of(said)
 
     @property

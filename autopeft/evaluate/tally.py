@@ -64,6 +64,7 @@ class Tally:
             quality=quality,
             train_loss=math.fsum(self._losses) / len(self._losses),
             train_s=self.found["train_s"],
+            evaluate_s=self.found["evaluate_s"],
         )
         self._rungs.append(rung)
         self._losses = []

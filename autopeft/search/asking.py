@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from autopeft.domain.space import Space
 from autopeft.domain.trial import TrialStatus
 from autopeft.search.encoding import Encoded, encode, enumerate_values, suggest
 from autopeft.search.feasibility import Feasibility
-from autopeft.search.history import History, frozen
+from autopeft.search.fidelity import Course, Outlook, course, outlook
+from autopeft.search.history import STOPPED, History, frozen
 
 _RANDOM_TRIES = 32
 """Draws at random where the sampler, asked several times, had nothing new that is likely to fit."""
@@ -37,6 +38,9 @@ _FEASIBLE = -1.0
 _UNKNOWN_VIOLATION = 1.0
 _LEAST_VIOLATION = 1e-3
 """A trial that is infeasible stays so to the sampler, however little it was over."""
+_STOPPED_VIOLATION = _LEAST_VIOLATION / 2
+"""A trial that was stopped stands behind every complete one and before every infeasible one."""
+_WITH_COURSE = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +54,12 @@ class _Told:
     state: dict[str, Any]
     values: tuple[float, ...] | None = None
     violation: float | None = None
+    course: Course = field(default_factory=dict)
+    """Values at the rungs, of a trial that completed or was stopped."""
 
 
-_Seen = tuple[_Told, tuple[float, ...] | None, float | None]
-"""What a frozen trial was made of: the told trial, its values and its violation."""
+_Seen = tuple[_Told, tuple[float, ...] | None, float | None, tuple[float, ...]]
+"""What a frozen trial was made of: the told trial, its values, its violation and the variances of its values."""
 
 
 class HistorySampler:
@@ -139,6 +145,7 @@ class HistorySampler:
             state=trial.sampler_state,
             values=scored.values if finite else None,
             violation=violation if violation is not None and math.isfinite(violation) else None,
+            course=course(trial, self._objectives) if trial.status in _WITH_COURSE else {},
         )
         self._only_asked.discard(trial.number)
 
@@ -183,11 +190,23 @@ class HistorySampler:
 
         Out of memory is a complete trial that violates a constraint (as a failure, it would be forgotten, and the
         sampler would go there again and again). Its values are the worst that any trial had: samplers that rank
-        feasible trials first never look at them, a Gaussian process sees a slope away from there.
+        feasible trials first never look at them, a Gaussian process sees a slope away from there. One that was stopped
+        early likewise violates the constraint, by less; its values are those it was heading for (`outlook`).
         """
-        constrained = any(told.status is TrialStatus.INFEASIBLE for told in self._told.values())
+        outlooks = self._outlooks()
+        constrained = bool(outlooks) or any(told.status is TrialStatus.INFEASIBLE for told in self._told.values())
         penalty = self._worst()
-        return [self._freeze(number, told, penalty, constrained) for number, told in sorted(self._told.items())]
+        return [
+            self._freeze(number, told, penalty, constrained, outlooks.get(number))
+            for number, told in sorted(self._told.items())
+        ]
+
+    def _outlooks(self) -> dict[int, Outlook]:
+        """What stopped trials were heading for, by number; those of which nothing can be said are left out."""
+        stopped = {number: one for number, one in self._told.items() if one.status is TrialStatus.STOPPED_EARLY}
+        complete = [(one.course, one.values) for _, one in sorted(self._told.items()) if one.values is not None]
+        found = {number: outlook(one.course, complete) for number, one in stopped.items()}
+        return {number: one for number, one in found.items() if one is not None}
 
     def _worst(self) -> tuple[float, ...]:
         complete = [told.values for told in self._told.values() if told.values is not None]
@@ -198,15 +217,20 @@ class HistorySampler:
             for index, objective in enumerate(self._objectives)
         )
 
-    def _freeze(self, number: int, told: _Told, penalty: tuple[float, ...], constrained: bool) -> FrozenTrial:
+    def _freeze(
+        self, number: int, told: _Told, penalty: tuple[float, ...], constrained: bool, heading: Outlook | None
+    ) -> FrozenTrial:
         values: tuple[float, ...] | None = None
         violation: float | None = None
+        variance: tuple[float, ...] = ()
         if told.status is TrialStatus.INFEASIBLE:
             values = told.values or penalty
             violation = _UNKNOWN_VIOLATION if told.violation is None else max(told.violation, _LEAST_VIOLATION)
         elif told.values is not None:
             values, violation = told.values, _FEASIBLE if constrained else None
-        seen = (told, values, violation)
+        elif heading is not None:
+            values, violation, variance = heading.values, _STOPPED_VIOLATION, heading.variance
+        seen = (told, values, violation, variance)
         known_as = self._frozen.get(number)
         if known_as is not None and known_as[0] == seen:
             return known_as[1]
@@ -217,7 +241,7 @@ class HistorySampler:
             told.params,
             told.distributions,
             values,
-            told.state,
+            told.state | {STOPPED: list(variance)} if variance else told.state,
             None if violation is None else {_CONSTRAINT: violation},
         )
         self._frozen[number] = (seen, trial)

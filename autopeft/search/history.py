@@ -14,6 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 _EPOCH = datetime(2000, 1, 1)
 """Every trial's time: no sampler may depend on the clock."""
 
+STOPPED = "autopeft:stopped"
+"""System attribute of a trial that was stopped early: the variances of the values that it was heading for."""
+
 
 def frozen(
     number: int,

@@ -16,7 +16,7 @@ from autopeft.domain.space import Space
 from autopeft.search.asking import HistorySampler
 from autopeft.search.evolution import EvolutionSampler
 from autopeft.search.front.sampler import FrontSampler
-from autopeft.search.front.views import SpaceView
+from autopeft.search.front.views import SpaceView, View
 
 SAMPLERS = {
     "front": "Gaussian process on what training must show, everything else is known; fewest trials, takes any space.",
@@ -46,11 +46,13 @@ def make_sampler(
     seed: int,
     startup_trials: int | None = None,
     known: KnownObjectives | None = None,
+    view: View | None = None,
 ) -> Sampler:
     """The sampler of this name.
 
     `startup_trials` random trials come before the model is used (for evolution they are the size of a generation);
     `None` is 6, for `nsga2`, `nsga3` and `evolution` 20. `known` tells what need not be learned by training.
+    `view` takes the place of the space as `front` and `evolution` see it.
 
     Raises:
         UserError: where there is no such sampler, or it cannot work on this space or in this installation.
@@ -59,7 +61,8 @@ def make_sampler(
         raise UserError(unknown("sampler", name, SAMPLERS))
     if name == "gp":
         _check_gp(space)
-    view = SpaceView(space, objectives, known, seed) if name in ("front", "evolution") else None
+    if view is None and name in ("front", "evolution"):
+        view = SpaceView(space, objectives, known, seed)
 
     def build(draw_seed: int) -> BaseSampler:
         match name:

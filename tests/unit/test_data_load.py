@@ -211,3 +211,15 @@ def test_rows_that_stand_in_training_too_are_counted_in_one_notice(tmp_path: Pat
     notices = load_data(DataSpec(source=str(tmp_path)), 0).notices
     assert len(notices) == 1
     assert "3 of 4 validation rows and 1 of 2 test rows" in notices[0]
+
+
+def test_validation_may_be_a_seeded_sample_too(tmp_path):
+    whole, one, same, other = (
+        loaded(tmp_path, ROWS, seed=seed, **limits)
+        for seed, limits in [(1, {}), *((seed, {"max_validation_rows": 4}) for seed in (1, 1, 2))]
+    )
+    assert one.splits["validation"].texts == same.splits["validation"].texts
+    assert one.splits["validation"].texts != other.splits["validation"].texts
+    assert set(one.splits["validation"].texts) <= set(whole.splits["validation"].texts)
+    assert len(one.splits["validation"].texts) == one.task.rows["validation"] == 4
+    assert one.splits["train"].texts == whole.splits["train"].texts

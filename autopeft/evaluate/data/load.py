@@ -35,7 +35,7 @@ class DataSet:
 
 
 def load_data(spec: DataSpec, seed: int) -> DataSet:
-    """Read, check and label the data set; `seed` draws the sample where `max_train_rows` asks for one.
+    """Read, check and label the data set; `seed` draws the samples that `max_train_rows` and the like ask for.
 
     Raises:
         UserError: with every mistake found in the settings and in the rows.
@@ -46,9 +46,8 @@ def load_data(spec: DataSpec, seed: int) -> DataSet:
         return _prompts(spec, tables, seed, mistakes, notices)
     found = read_labelled(spec, tables, mistakes, notices)
     mistakes.raise_if_any()
-    splits = found.splits
+    splits = _sampled(found.splits, spec, seed)
     if spec.max_train_rows is not None:
-        splits = {**splits, "train": _sample(splits["train"], spec.max_train_rows, seed)}
         found.check_sample(splits["train"], spec.max_train_rows, mistakes)
         mistakes.raise_if_any()
     notices.extend(_duplicates(splits))
@@ -61,9 +60,7 @@ def _prompts(
 ) -> DataSet:
     found = read_prompts(spec, tables, mistakes, notices)
     mistakes.raise_if_any()
-    splits = found.splits
-    if spec.max_train_rows is not None:
-        splits = {**splits, "train": _sample(splits["train"], spec.max_train_rows, seed)}
+    splits = _sampled(found.splits, spec, seed)
     notices.extend(_duplicates(splits))
     task = found.task(splits)
     return DataSet(task, splits, _fingerprint(splits, task), tuple(notices))
@@ -86,6 +83,15 @@ def _is_causal(spec: DataSpec, tables: Mapping[str, Table | None], notices: list
 
 
 T = TypeVar("T", Split, Exchanges)
+
+
+def _sampled(splits: Mapping[str, T], spec: DataSpec, seed: int) -> dict[str, T]:
+    """The splits, or samples of those that are limited."""
+    limits = {"train": spec.max_train_rows, "validation": spec.max_validation_rows}
+    return {
+        name: split if (rows := limits.get(name)) is None else _sample(split, rows, seed)
+        for name, split in splits.items()
+    }
 
 
 def _sample(split: T, rows: int, seed: int) -> T:

@@ -42,15 +42,33 @@ class Axes:
         return self.signs[index] * (np.log(np.maximum(array, 1e-300)) if self.logarithmic[index] else array)
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """Trials that were stopped early, with what they were heading for; each has to be learned like the others."""
+
+    trials: Sequence[Point]
+    values: Array
+    """`[trials, objectives]`"""
+    variances: Array
+    """`[trials, objectives]`: of the values."""
+
+
 class Beliefs:
     """What is believed after the trials told so far.
 
     The front that is held is made of posterior means of the first objective, since observations of it are noisy: a
-    lucky trial does not stand in the way of better ones.
+    lucky trial does not stand in the way of better ones. Trials that were stopped early are observations with a noise
+    of their own beside the learned one, and hold nothing; not on logarithmic scales, since memory waits for no end.
     """
 
     def __init__(
-        self, axes: Axes, trials: Sequence[Point], values: Array, learned: Sequence[int], groups: NDArray[np.int_]
+        self,
+        axes: Axes,
+        trials: Sequence[Point],
+        values: Array,
+        learned: Sequence[int],
+        groups: NDArray[np.int_],
+        unfinished: Unfinished | None = None,
     ) -> None:
         """`values [trials, objectives]` as told, at least one trial; `learned`: the objectives that are not known."""
         rows = np.array([point.row for point in trials])
@@ -62,7 +80,10 @@ class Beliefs:
             posterior = None
             if index in learned:
                 prior = COST if column and axes.logarithmic[index] else QUALITY
-                posterior = fit(rows, losses, groups, prior)
+                if unfinished is not None and not axes.logarithmic[index]:
+                    posterior = _with_unfinished(rows, losses, groups, prior, unfinished, axes, index)
+                else:
+                    posterior = fit(rows, losses, groups, prior)
             self._posteriors.append(posterior)
             held.append(posterior.predict(rows)[0] if posterior is not None and column == 0 else losses)
         self.held = np.stack(held, axis=1)
@@ -123,6 +144,24 @@ class Beliefs:
         worst[0], best[0] = self.held[:, 0].max(), self.held[:, 0].min()
         span = worst - best
         return worst + _MARGIN * np.where(span > 0, span, 1.0)
+
+
+def _with_unfinished(
+    rows: Array,
+    losses: Array,
+    groups: NDArray[np.int_],
+    prior: Prior,
+    unfinished: Unfinished,
+    axes: Axes,
+    index: int,
+) -> Posterior:
+    return fit(
+        np.vstack([rows, [point.row for point in unfinished.trials]]),
+        np.concatenate([losses, axes.losses(index, unfinished.values[:, index])]),
+        groups,
+        prior,
+        np.concatenate([np.zeros(len(losses)), unfinished.variances[:, index]]),
+    )
 
 
 def _normals(width: int) -> Array:

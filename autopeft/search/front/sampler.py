@@ -14,10 +14,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.domain.pareto import layers
-from autopeft.search.front.beliefs import Axes, Beliefs
+from autopeft.search.front.beliefs import Axes, Beliefs, Unfinished
 from autopeft.search.front.screening import Tried, likely, risks
 from autopeft.search.front.study_view import KnownByParams, StudyView
 from autopeft.search.front.views import Point, View
+from autopeft.search.history import STOPPED
 
 Array = NDArray[np.float64]
 
@@ -43,6 +44,10 @@ class _History:
 
     complete: list[Point] = field(default_factory=list)
     values: list[tuple[float, ...]] = field(default_factory=list)
+    stopped: list[Point] = field(default_factory=list)
+    """Of those that were stopped early: only where they were heading for is known."""
+    heading: list[tuple[float, ...]] = field(default_factory=list)
+    variances: list[tuple[float, ...]] = field(default_factory=list)
     infeasible: list[Point] = field(default_factory=list)
     running: list[Point] = field(default_factory=list)
     taken: set[Any] = field(default_factory=set)
@@ -131,7 +136,7 @@ class FrontSampler(BaseSampler):
         """The point that trial `number` should try; None where nothing new was found."""
         rng = np.random.default_rng([self._seed, number])
         history = _read(view, study, number)
-        begun = len(history.complete) + len(history.running)
+        begun = len(history.complete) + len(history.running) + len(history.stopped)
         if begun < self._startup or len(history.complete) < min(_LEAST, self._startup):
             free = _new([view.drawn(rng) for _ in range(_FRESH)], history.taken)
             return likely(free, risks(free, history.tried))[0] if free else None
@@ -141,9 +146,9 @@ class FrontSampler(BaseSampler):
         if not pool:
             return None
         pool = likely(pool, risks(pool, history.tried))
-        axes, learned = _axes(signs, view.logarithmic, [*history.complete, *history.running, *pool])
+        axes, learned = _axes(signs, view.logarithmic, [*history.complete, *history.stopped, *history.running, *pool])
         trials, values = _kept(history.complete, np.array(history.values), axes)
-        beliefs = Beliefs(axes, trials, values, learned, view.groups)
+        beliefs = Beliefs(axes, trials, values, learned, view.groups, _unfinished(history))
         reference = beliefs.reference([*pool, *history.running])
         worth = self._worth(beliefs, pool, history, reference)
         for _ in range(_ROUNDS if whole is None else 0):
@@ -177,7 +182,11 @@ def _read(view: View, study: Study, number: int) -> _History:
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):
             history.running.append(point)
         elif trial.state is TrialState.COMPLETE:
-            if any(violation > 0 for violation in trial.constraints.values()):
+            if STOPPED in trial.system_attrs:
+                history.stopped.append(point)
+                history.heading.append(tuple(trial.values))
+                history.variances.append(tuple(trial.system_attrs[STOPPED]))
+            elif any(violation > 0 for violation in trial.constraints.values()):
                 history.infeasible.append(point)
             elif np.all(np.isfinite(trial.values)):
                 history.complete.append(point)
@@ -191,6 +200,14 @@ def _pool(
     order = np.argsort(layers(np.array(signs) * np.array(history.values)), kind="stable")
     best = [history.complete[index] for index in order[: 3 * _BEST]]
     return [*view.spread(number), *[view.changed(best[index % len(best)], rng) for index in range(_CHANGED)]]
+
+
+def _unfinished(history: _History) -> Unfinished | None:
+    """The youngest of the stopped trials: earlier ones say less of where the search is now."""
+    if not history.stopped:
+        return None
+    kept = slice(-_KEPT // 2, None)
+    return Unfinished(history.stopped[kept], np.array(history.heading[kept]), np.array(history.variances[kept]))
 
 
 def _axes(

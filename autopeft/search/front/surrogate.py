@@ -116,7 +116,13 @@ class Posterior:
         return cross, solve_triangular(self.lower, cross.T, lower=True)
 
 
-def fit(inputs: Array, values: Array, groups: NDArray[np.int_], prior: Prior | None = None) -> Posterior:
+def fit(
+    inputs: Array,
+    values: Array,
+    groups: NDArray[np.int_],
+    prior: Prior | None = None,
+    variances: Array | None = None,
+) -> Posterior:
     """The posterior under the most likely hyper-parameters (maximum a posteriori).
 
     The covariance of two observations is
@@ -133,6 +139,7 @@ def fit(inputs: Array, values: Array, groups: NDArray[np.int_], prior: Prior | N
         values: `[n]`, finite, at least one.
         groups: `[d]`, the group of each input, counted from 0.
         prior: What is believed of the hyper-parameters before any data.
+        variances: `[n]`: known noise of single observations, which is added to the learned noise.
     """
     prior = prior or Prior()
     shift = float(values.mean())
@@ -145,6 +152,8 @@ def fit(inputs: Array, values: Array, groups: NDArray[np.int_], prior: Prior | N
     )
     width = np.array([prior.signal_sd, prior.noise_sd, *[prior.length_sd] * count])
     fixed = _CONSTANT + (prior.linear * (inputs @ inputs.T) if prior.linear else np.zeros((len(inputs),) * 2))
+    if variances is not None:
+        fixed = fixed + np.diag(variances / spread**2)
     some = np.linspace(0, len(inputs) - 1, min(_ENOUGH, len(inputs))).astype(int)
     few_inputs, few_targets, few_fixed = inputs[some], target[some], fixed[np.ix_(some, some)]
     # The spread of standardised data bounds what they can say: noise below 1e-6 or above 4 is not believed.

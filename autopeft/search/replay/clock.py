@@ -1,0 +1,186 @@
+"""One search replayed on a table: workers, a simulated clock, and a referee."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass
+
+from autopeft.domain.candidate import Candidate
+from autopeft.domain.ports import Known, Proposal, Sampler
+from autopeft.domain.recording import RecordedTraining
+from autopeft.domain.replayed import Moment, Replay
+from autopeft.domain.results import ScoredTrial, score
+from autopeft.domain.stopping import Standing, StoppingRule
+from autopeft.domain.trial import Trial, TrialStatus
+from autopeft.search.replay.table_space import TableSpace, TableView
+from autopeft.search.replay.truth import MEMORY, Truth
+from autopeft.search.samplers import make_sampler
+
+BLIND = "-blind"
+"""Ends the name of a sampler that is not told what is known before training."""
+
+
+@dataclass
+class _Running:
+    """A trial on a worker."""
+
+    number: int
+    config: int
+    proposal: Proposal
+    training: RecordedTraining
+    began_s: float
+    losses: tuple[float, ...] = ()
+    """Of all rungs that its training reaches."""
+    reached: int = 0
+    complete: bool = False
+
+    def standing(self, memory: float) -> Standing:
+        return Standing(self.number, memory, self.losses[: self.reached], self.complete)
+
+
+@dataclass(order=True)
+class _Event:
+    """A trial reaches a rung, or ends at or after it; what comes at one time comes in the order of these fields."""
+
+    at_s: float
+    number: int
+    rung: int
+    end: bool = False
+
+
+def replay(
+    truth: Truth,
+    sampler: str,
+    seed: int,
+    *,
+    workers: int = 1,
+    rule: StoppingRule | None = None,
+    trials: int | None = None,
+    until: float | None = None,
+) -> Replay:
+    """Search a table with a sampler, as if every training took the time that was recorded.
+
+    A free worker asks the sampler, trains what it proposes, and reports at each rung; where the rule says so, the trial
+    ends there. Proposing takes no simulated time. Everything but `Replay.sampler_s` is a function of the arguments.
+
+    Args:
+        truth: The table.
+        sampler: Its name; with the ending `-blind`, it has to learn what is known before a training.
+        seed: Of the sampler, and of which recorded training of each configuration it is shown.
+        workers: Trials at once.
+        rule: Stops trials early; None trains all to the end.
+        trials: Ends the search; None goes on until the table has no more.
+        until: Ends the search at this share of the reference hypervolume.
+    """
+    return _Search(truth, sampler, seed, rule).run(workers, trials or len(truth.configs), until)
+
+
+class _Search:
+    def __init__(self, truth: Truth, name: str, seed: int, rule: StoppingRule | None) -> None:
+        self._truth = truth
+        self._seed = seed
+        self._rule = rule
+        self._space = TableSpace(truth.table)
+        self._config_of = {one[0].candidate.digest: config for config, one in truth.table.trainings.items()}
+        known = None if name.endswith(BLIND) else self._known
+        name = name.removesuffix(BLIND)
+        view = TableView(self._space, truth.objectives, known, seed) if name in ("front", "evolution") else None
+        self._sampler: Sampler = make_sampler(name, self._space, truth.objectives, seed, known=known, view=view)
+        self._trials: dict[int, _Running] = {}
+        self._events: list[_Event] = []
+        self._sampler_s = 0.0
+        self._samples = self._stopped = self._ended = 0
+        self._complete: set[int] = set()
+        self._share = 0.0
+        self._moments: list[Moment] = []
+
+    def run(self, workers: int, trials: int, until: float | None) -> Replay:
+        for _ in range(workers):
+            self._start(0.0, trials)
+        while self._events and not (until is not None and self._share >= until):
+            event = heapq.heappop(self._events)
+            running = self._trials[event.number]
+            if event.end or self._stops(running, event.rung):
+                self._end(running, event)
+                self._start(event.at_s, trials)
+        return Replay(self._seed, tuple(self._moments), self._stopped, len(self._trials), self._sampler_s)
+
+    def _known(self, candidate: Candidate) -> Known | None:
+        """What a forecast and closed forms tell of a candidate; here the table's own numbers stand for them."""
+        config = self._config_of.get(candidate.digest)
+        memory = None if config is None else self._truth.memory(config)
+        if config is None or memory is None:
+            return None
+        values = {MEMORY: float(memory)}
+        counted = self._truth.table.trainings[config][0].trainable_parameters
+        if counted is not None and candidate.pruning is None:
+            values["trainable_parameters"] = float(counted)
+        return Known(values)
+
+    def _start(self, now_s: float, trials: int) -> None:
+        number = len(self._trials)
+        if number >= trials or not self._space.free.any():
+            return
+        began = time.perf_counter()
+        proposal = self._sampler.ask(number)
+        self._sampler_s += time.perf_counter() - began
+        if proposal is None:
+            return
+        config = self._space.take(proposal.candidate)
+        training = self._truth.shown(config, self._seed)
+        running = _Running(number, config, proposal, training, now_s, self._truth.losses(training))
+        self._trials[number] = running
+        # What runs is the table's configuration, not the proposal that it stands for.
+        self._tell(running, TrialStatus.RUNNING)
+        reached = len(running.losses)
+        for rung in range(min(reached, len(self._truth.table.facts.rungs) - 1)):
+            heapq.heappush(self._events, _Event(now_s + self._truth.seconds(config, rung), number, rung))
+        heapq.heappush(self._events, _Event(now_s + self._truth.seconds(config, None), number, reached, end=True))
+
+    def _stops(self, running: _Running, rung: int) -> bool:
+        running.reached = rung + 1
+        memory = running.training.train_peak_bytes
+        if self._rule is None or memory is None:
+            return False
+        others = [
+            one.standing(peak)
+            for one in self._trials.values()
+            if one.number != running.number and one.reached and (peak := one.training.train_peak_bytes) is not None
+        ]
+        return not self._rule.goes_on(running.standing(memory), others)
+
+    def _end(self, running: _Running, event: _Event) -> None:
+        if not event.end:
+            self._events = [one for one in self._events if one.number != running.number]
+            heapq.heapify(self._events)
+            status = TrialStatus.STOPPED_EARLY
+            self._stopped += 1
+        else:
+            status = running.training.status
+            running.reached = len(running.losses)
+            running.complete = status is TrialStatus.COMPLETE
+        self._ended += 1
+        self._samples += self._truth.samples(running.training, None if event.end else event.rung)
+        self._tell(running, status)
+        if running.complete:
+            self._complete.add(running.config)
+            self._share = self._truth.share(self._complete)
+        self._moments.append(Moment(event.at_s, self._ended, self._samples, self._share))
+
+    def _tell(self, running: _Running, status: TrialStatus) -> None:
+        measured = self._truth.measurements(running.training, running.reached) if status.ended else None
+        trial = Trial(
+            number=running.number,
+            candidate=running.training.candidate,
+            parameters=self._space.settings(running.config),
+            seed=running.training.seed,
+            status=status,
+            attempt=1,
+            measurements=measured,
+            sampler_state=running.proposal.sampler_state,
+        )
+        scored: ScoredTrial = score(trial, self._truth.objectives)
+        began = time.perf_counter()
+        self._sampler.tell(scored)
+        self._sampler_s += time.perf_counter() - began
