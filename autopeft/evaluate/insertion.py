@@ -136,8 +136,10 @@ class Inserted:
             "joined": [[one[JOINED], [places[id(part)] for part in one["params"]]] for one in groups if JOINED in one],
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> bool:
         """Go on from a state; what is trained has its form then, and no values yet.
+
+        Returns whether other parameters train than before; the optimiser then holds these.
 
         Raises:
             ValueError: where the state is of another candidate.
@@ -147,14 +149,14 @@ class Inserted:
             raise ValueError("the state is of a training of something else")
         if self.method is not None:
             self.method.load(self.model, state["method"])
-        if not own:
-            return
         for companion, one in zip(self.companions, own, strict=True):
             companion.load(one)
+        if not self.grows:
+            return False
         assert self.composed is not None
         self.composed = self.composed.grown(self.model)
         if self.learner is None:
-            return
+            return True
         known = self.trainable()
         late = [(step, [known[place] for place in places]) for step, places in state["joined"]]
         first, *others = self.learner.param_groups
@@ -164,6 +166,7 @@ class Inserted:
         first["params"] = [part for part in known if id(part) not in placed]
         for step, parts in late:
             self.learner.add_param_group({"params": parts, JOINED: step})
+        return True
 
     def _follow(self, step: int) -> None:
         """Take note of parameters that came or went after a step: names to save, groups of the optimiser.

@@ -202,8 +202,8 @@ class Training:
         Raises:
             ValueError: where the state is of another candidate.
         """
-        self._inserted.load(state["methods"])
-        self._follow()
+        if self._inserted.load(state["methods"]):
+            self._follow()
         weights = state["weights"]
         if [tuple(one.shape) for one in weights] != [tuple(one.shape) for one in self._parameters]:
             raise ValueError("the state is of a training of something else")

@@ -71,7 +71,19 @@ def task(
     return task_of(evaluator, folder).model_copy(update={"candidate": candidate})
 
 
-TRIED = ("lora", "dora", "parallel", "prefix", "full", "adalora", "increlora", "spt-lora", "pissa", "lora-fa")
+TRIED = (
+    "lora",
+    "dora",
+    "parallel",
+    "prefix",
+    "full",
+    "adalora",
+    "adamss-asa",
+    "increlora",
+    "spt-lora",
+    "pissa",
+    "lora-fa",
+)
 
 
 @pytest.mark.parametrize("method", TRIED)
@@ -103,6 +115,12 @@ def test_every_policy_is_tested_here() -> None:
 @pytest.mark.parametrize("policy", SOME)
 def test_policies(monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path, policy: str) -> None:
     check_same(monkeypatch, shared, task(shared, tmp_path, policy=SOME[policy]), *PARTS)
+
+
+def test_a_policy_over_what_was_chosen_by_data(
+    monkeypatch: pytest.MonkeyPatch, shared: TorchEvaluator, tmp_path: Path
+) -> None:
+    check_same(monkeypatch, shared, task(shared, tmp_path, "spt-lora", policy=SOME["random-sparse"]), *PARTS)
 
 
 def test_lisa_forgets_the_same_moments_of_a_whole_model(
