@@ -48,6 +48,28 @@ def branch_flops(base: Any, layer: LayerLayout, tokens: float) -> tuple[float, f
     return linear(_ATTENTION) + 4.0 * all_heads * tokens, linear(_FFN)
 
 
+def branch_widths(base: Any, layer: LayerLayout, layout: ModelLayout, tokens: float) -> tuple[float, float]:
+    """Values per token that the backward pass through the attention and through the FFN needs, of frozen modules.
+
+    Queries, keys and values, probabilities and contexts of the attention; of the FFN what goes into its activation, and
+    into the product of a gated one. Linear modules that are frozen need none of their inputs.
+    """
+    from autopeft.evaluate.pruning.live import sides
+
+    def outputs(roles: Sequence[Role]) -> float:
+        return sum(
+            float(sides(base.get_submodule(one.path))[1]) for role in roles if (one := layer.module(role)) is not None
+        )
+
+    output = layer.module(Role.ATTENTION_OUTPUT)
+    assert output is not None  # the rules refuse a model without
+    context = float(sides(base.get_submodule(output.path))[0])
+    probabilities = context / layout.head_dim * tokens
+    into = outputs((Role.FFN_IN, Role.FFN_GATE))
+    gated = into / 2 if layer.module(Role.FFN_GATE) is not None else 0.0
+    return outputs((Role.QUERY, Role.KEY, Role.VALUE, Role.QKV)) + context + probabilities, into + gated
+
+
 def allocated(sensitivity: Sequence[float], flops: Sequence[float], rate: float) -> tuple[float, ...]:
     """Drop rates per branch: raised by 0.1 where sensitivity times rate stays lowest, up to 0.9 each.
 
@@ -97,6 +119,7 @@ class _Running(RunningPolicy):
         widths = [batch.inputs["input_ids"].shape[1] for batch in batches]
         tokens = sum(widths) / len(widths)
         self._flops = [cost for layer in layout.layers for cost in branch_flops(context.base, layer, tokens)]
+        self._widths = [one for layer in layout.layers for one in branch_widths(context.base, layer, layout, tokens)]
         self._rate = float(context.settings["drop"])
         self._rates: tuple[float, ...] = (self._rate,) * len(self._flops)
         self._useful = _useful(context)
@@ -114,7 +137,18 @@ class _Running(RunningPolicy):
         self._gone = dropped(random, self._rates, self._flops, self._rate, self._useful)
 
     def weight(self) -> float:
-        return (len(self._flops) - len(self._gone)) / len(ENDS)
+        """In layers of mean width. A branch that is kept saves something where a gradient passes it: where it holds
+        something trainable, or joins behind one that does. So does the norm at each joint from there on.
+        """
+        width = float(self.context.layout.hidden_size)
+        passes, saved = self.context.gates.below, 0.0
+        for place, inner in enumerate(self._widths):
+            useful = place in self._useful
+            if place not in self._gone and (passes or useful):
+                saved += inner + (width if useful else 0.0)  # what trains needs its input
+                passes = True
+            saved += width if passes else 0.0
+        return saved * len(self.context.layout.layers) / (sum(self._widths) + width * len(self._widths))
 
     def cut(self) -> frozenset[tuple[int, Role]]:
         return frozenset((place // len(ENDS), ENDS[place % len(ENDS)]) for place in self._gone)
