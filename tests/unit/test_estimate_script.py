@@ -80,6 +80,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], int]] = {
         2 * (4 * HIDDEN + 1),
     ),
     "classification": ({"peft_type": "LORA", "r": 4, "task_type": "SEQ_CLS"}, LAYERS * 4 * Q_AND_V + 2 * HIDDEN),
+    "SHiRA": ({"peft_type": "SHIRA", "r": 4}, LAYERS * 4 * Q_AND_V),
     "OFT": (
         {"peft_type": "OFT", "oft_block_size": 16, "target_modules": ["q_proj"]},
         LAYERS * HIDDEN // 16 * (16 * 15 // 2),
@@ -126,6 +127,12 @@ def test_weights_adapters_and_moments_are_known_to_the_byte(tmp_path: Path) -> N
     assert whole.peft_bytes == 0
     assert whole.configuration == "full fine-tuning"
     assert whole.optimizer_bytes >= 4 * PARAMETERS  # moments are in the dtype of the weights
+
+
+def test_the_indices_of_single_weights_are_held_though_no_module_names_them(tmp_path: Path) -> None:
+    found = estimated(tmp_path, peft_type="SHIRA", r=4)
+    # Weights in float32, and where they lie: a row and a column in int32 each.
+    assert found.peft_bytes == found.trainable_parameters * (4 + 2 * 4)
 
 
 def test_adapters_in_the_base_s_dtype_take_half(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adamss import layer as adamss
-from peft.tuners.frod.model import FrodModel
+from peft.tuners.shira import layer as shira
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -39,13 +40,8 @@ def without_weights(name: str, config: Any) -> Iterator[None]:
 
 
 def complete(model: nn.Module) -> None:
-    """After `get_peft_model`: give sizes their values, and make buffers of tensors in a layer's plain dictionaries."""
+    """After `get_peft_model`: make buffers of tensors in a layer's plain dictionaries, and sparse sums dense ones."""
     for module in list(model.modules()):
-        if isinstance(module, FrodModel):
-            for category, sizes in module.frod_s_size.items():
-                for adapter in list(sizes):
-                    width = module.frod_V[category][adapter].shape[0]
-                    sizes[adapter] = torch.tensor((width, width), device="cpu")
         if isinstance(module, BaseTunerLayer):
             plain = {
                 f"held_{name}_{key}": value
@@ -56,6 +52,8 @@ def complete(model: nn.Module) -> None:
             }
             for name, value in plain.items():
                 module.register_buffer(name, value, persistent=False)
+        if isinstance(module, shira.ShiraLayer):
+            module.get_delta_weight = partial(_delta, module)
 
 
 def in_base_dtype(model: nn.Module) -> None:
@@ -75,6 +73,35 @@ def in_base_dtype(model: nn.Module) -> None:
                     if part.is_floating_point():
                         cast = part.detach().to(dtype)
                         parts[key] = nn.Parameter(cast, part.requires_grad) if isinstance(part, nn.Parameter) else cast
+
+
+class _Scattered(torch.autograd.Function):
+    """Adding a sparse tensor to a dense one by what it allocates, because `meta` has no kernels for sparse ones.
+
+    The sparse tensor keeps its indices in int64. torch's kernel for CUDA adds in the wider of both dtypes, in a dense
+    buffer where that is not the one of the sum; this buffer is what is returned. Derived from torch's source, not
+    compared with a GPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, indices: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        """Of `values` `[n]` at `indices` `[2, n]`; returns `shape`."""
+        ctx.save_for_backward(indices.to(torch.int64))
+        return values.new_empty(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (indices,) = ctx.saved_tensors
+        flat = torch.empty_like(indices[0])
+        found = gradients[0].new_empty(flat.shape)
+        del flat
+        return found, None, None
+
+
+def _delta(layer: Any, adapter: str) -> torch.Tensor:
+    """`ShiraLayer.get_delta_weight`, dense."""
+    values = layer.shira_weight[adapter] * layer.scaling[adapter]
+    return _Scattered.apply(values, layer.shira_indices[adapter], (layer.out_features, layer.in_features))
 
 
 def _marked(layer: nn.Linear, rank: int, **settings: Any) -> torch.Tensor:
