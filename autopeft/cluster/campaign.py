@@ -261,8 +261,8 @@ class Campaign:
         self._refusals.replay(trials)
         self._admission.learn(trials)
         self._sampler.replay(scored)
-        for trial in trials if self._stopping is not None else ():
-            self._stopping.learn(trial)
+        if self._stopping is not None:
+            self._stopping.replay(trials)
         waiting = [trial for trial in trials if trial.status is TrialStatus.PENDING]
         # What ran when a driver died may have brought it down: the rest comes first and is safe when it does so again.
         self._pending.extend(sorted(waiting, key=lambda trial: (trial.driver_deaths, trial.number)))

@@ -37,6 +37,11 @@ class EarlyStopping:
         if trial.measurements is not None and trial.status in (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY):
             self._stand(trial.number, trial.measurements.rungs, trial.status is TrialStatus.COMPLETE)
 
+    def replay(self, trials: Sequence[Trial]) -> None:
+        """Take in what is stored."""
+        for trial in trials:
+            self.learn(trial)
+
     def goes_on(self, number: int, rung: Rung) -> bool:
         """Whether a running trial trains on past the rung that it has just reached."""
         rungs = self._rungs.setdefault(number, [])
