@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -123,6 +124,7 @@ class _Bench:
         task = EvaluationTask(
             number=config, attempt=1, seed=seed, candidate=candidate, artefact_dir=str(self._artefact)
         )
+        shutil.rmtree(self._artefact, ignore_errors=True)  # no training goes on with a checkpoint of another
         clock, rungs = _Clock(), list[RecordedRung]()
         attempt = Attempt(self._evaluator, task)
         try:

@@ -14,6 +14,7 @@ from autopeft.app.results import Opened, load_results, open_run, shown_store, wr
 from autopeft.cluster.admission import Admission
 from autopeft.cluster.campaign import Campaign
 from autopeft.cluster.local_runner import LocalRunner
+from autopeft.cluster.stopping import EarlyStopping
 from autopeft.domain.budget import Budget
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import Event, Notice, OnEvent, RunOpened, SearchEnded, ignore
@@ -164,6 +165,7 @@ def _run(
         keep_adapters=spec.keep_adapters,
         budget=spec.budget,
         admission=admission,
+        stopping=EarlyStopping(plan.objectives, spec.training.rungs) if spec.early_stopping else None,
         on_event=told,
     )
     if spec.resources.runner == "local":

@@ -117,6 +117,12 @@ def command(
     startup_trials: Annotated[
         int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
     ] = None,
+    early_stopping: Annotated[
+        bool | None,
+        typer.Option(
+            "--early-stopping", help="Stop those that fall behind.", rich_help_panel=SPACE, show_default=False
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random draw.", rich_help_panel=SPACE)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=TRAIN)] = None,
     steps: Annotated[
@@ -185,6 +191,7 @@ def command(
         "max_memory": max_memory,
         "predict_for": predict_for,
         "sampler": {"name": sampler, "startup_trials": startup_trials},
+        "early_stopping": early_stopping,
         "seed": seed,
         "budget": budget,
         "training": {

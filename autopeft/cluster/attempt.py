@@ -21,6 +21,7 @@ class Attempt:
         self._evaluator = evaluator
         self._task = task
         self._evaluation: Evaluation | None = None
+        self._stop: frozenset[int] = frozenset()
         self._began = time.monotonic()
 
     def advance(self) -> Mapping[int, Report] | Outcome:
@@ -32,7 +33,7 @@ class Attempt:
             if self._evaluation is None:
                 self._evaluation = self._evaluator.evaluate([self._task])
                 return next(self._evaluation)
-            return self._evaluation.send(frozenset())
+            return self._evaluation.send(self._stop)
         except StopIteration as end:
             return self._outcome(end.value)
         except Exception as error:
@@ -48,6 +49,10 @@ class Attempt:
     def pause(self) -> bool:
         """Ask it to come to a place where it can be left and gone on with; see `Evaluator.pause`."""
         return self._evaluator.pause()
+
+    def stop(self) -> None:
+        """End it at the rung where it stands: the next `advance` gives its outcome."""
+        self._stop = frozenset({self._task.number})
 
     def close(self) -> None:
         """Leave the evaluation where it is; the PEFT modules are taken out again."""

@@ -17,6 +17,7 @@ from typing import Any
 from autopeft.cluster.adapters import KeptAdapters
 from autopeft.cluster.admission import Admission
 from autopeft.cluster.heartbeat import Heartbeat
+from autopeft.cluster.stopping import EarlyStopping
 from autopeft.cluster.verdict import FailureRate, Refusals, judged, with_fields
 from autopeft.domain.budget import Budget, Spent, duration
 from autopeft.domain.events import (
@@ -96,6 +97,7 @@ class Campaign:
         keep_adapters: str = "front",
         budget: Budget | None = None,
         admission: Admission | None = None,
+        stopping: EarlyStopping | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
         """A session on `store`, not yet open.
@@ -103,6 +105,7 @@ class Campaign:
         Args:
             budget: Replaces the stored one once the run is this process's own; `None` keeps the stored one.
             admission: Foretells and refuses candidates; `None` foretells nothing.
+            stopping: Decides at rungs; `None` trains every trial to its end.
         """
         self._store = store
         self._sampler = sampler
@@ -116,6 +119,7 @@ class Campaign:
         self._failures = FailureRate(max_failure_share)
         self._admission = admission or Admission()
         self._refusals = Refusals()
+        self._stopping = stopping
         self._adapters = KeptAdapters(artefacts, keep_all=keep_adapters == "all")
         self._pending: deque[Trial] = deque()
         self._running: dict[int, _Running] = {}
@@ -189,10 +193,22 @@ class Campaign:
             self._running[number].told.append(taken_up.problem)
             self._on_event(TrialTakenUp(number, taken_up))
 
-    def rung(self, number: int, attempt: int, rung: Rung) -> None:
-        """Pass on what a running trial reported part-way; reports of an earlier attempt are ignored."""
-        if self._is_current(number, attempt):
-            self._on_event(RungReached(number, rung))
+    def rung(self, number: int, attempt: int, rung: Rung) -> bool:
+        """Pass on what a running trial reported part-way, and say whether it trains on.
+
+        Reports of an earlier attempt are ignored.
+        """
+        if not self._is_current(number, attempt):
+            return True
+        self._on_event(RungReached(number, rung))
+        return self._stopping is None or self._stopping.goes_on(number, rung)
+
+    def stopped(self, task: EvaluationTask) -> None:
+        """Record that a trial was ended at the rung at which `rung` said so, with what its rungs told."""
+        if self._stopping is not None and self._is_current(task.number, task.attempt):
+            measurements = self._stopping.stopped(task.number)
+            seconds = time.monotonic() - self._running[task.number].since
+            self.finish(task, Outcome(status=TrialStatus.STOPPED_EARLY, measurements=measurements, seconds=seconds))
 
     def finish(self, task: EvaluationTask, outcome: Outcome) -> None:
         """Record how an attempt ended: store, then sampler, then listeners. A late result changes nothing.
@@ -245,6 +261,8 @@ class Campaign:
         self._refusals.replay(trials)
         self._admission.learn(trials)
         self._sampler.replay(scored)
+        if self._stopping is not None:
+            self._stopping.replay(trials)
         waiting = [trial for trial in trials if trial.status is TrialStatus.PENDING]
         # What ran when a driver died may have brought it down: the rest comes first and is safe when it does so again.
         self._pending.extend(sorted(waiting, key=lambda trial: (trial.driver_deaths, trial.number)))
@@ -339,6 +357,8 @@ class Campaign:
         if trial is None:
             return
         scored = score(trial, self._objectives)
+        if self._stopping is not None:
+            self._stopping.learn(trial)
         if trial.status is TrialStatus.PENDING:
             self._pending.append(trial)
         else:

@@ -68,7 +68,8 @@ class LocalRunner:
                     step = attempt.advance()
                 if isinstance(step, Outcome):
                     return step
-                _report(campaign, task, step)
+                if not _report(campaign, task, step):
+                    attempt.stop()
         finally:
             attempt.close()
 
@@ -78,9 +79,12 @@ class LocalRunner:
             evaluator.close()
 
 
-def _report(campaign: Campaign, task: EvaluationTask, reports: Mapping[int, Report]) -> None:
+def _report(campaign: Campaign, task: EvaluationTask, reports: Mapping[int, Report]) -> bool:
+    """Whether the task trains on."""
+    goes_on = True
     for number, report in reports.items():
         if isinstance(report, Rung):
-            campaign.rung(number, task.attempt, report)
+            goes_on = campaign.rung(number, task.attempt, report) and goes_on
         else:
             campaign.taken_up(number, task.attempt, report)
+    return goes_on

@@ -49,7 +49,7 @@ class RayRunner:
         from ray import tune
 
         from autopeft.cluster.pausing import PauseFlag
-        from autopeft.cluster.searcher import CampaignSearcher, ErrorReader
+        from autopeft.cluster.searcher import CampaignSearcher, RungScheduler
         from autopeft.cluster.worker import Key, Worker
 
         searcher, flag = CampaignSearcher(campaign, self._resources.workers), PauseFlag()
@@ -77,7 +77,7 @@ class RayRunner:
                 resources_per_trial={"cpu": self._resources.cpus_per_worker, "gpu": self._resources.gpus_per_worker},
                 num_samples=-1,
                 search_alg=searcher,
-                scheduler=ErrorReader(searcher),
+                scheduler=RungScheduler(searcher),
                 stop=Leaving(),
                 storage_path=str(scratch / "tune"),
                 reuse_actors=True,

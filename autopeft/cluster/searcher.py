@@ -76,6 +76,19 @@ class CampaignSearcher(Searcher):
                 return Wait()
         return step
 
+    def goes_on(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Take a rung, and say whether its trial trains on; where not, it ends as stopped early."""
+        task = self._tasks.get(trial_id)
+        if task is None or Key.RUNG not in result:
+            return True
+        self._some_worker_was_built = True
+        rung = Rung.model_validate_json(result[Key.RUNG])
+        if self._guarded(lambda: self._campaign.rung(task.number, task.attempt, rung)) is not False:
+            return True
+        del self._tasks[trial_id]
+        self._guarded(lambda: self._campaign.stopped(task))
+        return False
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._guarded(lambda: self._take(trial_id, result))
 
@@ -112,15 +125,13 @@ class CampaignSearcher(Searcher):
         task = self._tasks.get(trial_id)
         if task is None:
             return
+        if Key.RUNG in result:
+            return  # `goes_on` took it
         if Key.PAUSED in result:
             self._paused.add(trial_id)
         elif Key.TAKEN_UP in result:
             taken_up = TakenUp.model_validate_json(result[Key.TAKEN_UP])
             self._campaign.taken_up(task.number, task.attempt, taken_up)
-        elif Key.RUNG in result:
-            self._some_worker_was_built = True
-            rung = Rung.model_validate_json(result[Key.RUNG])
-            self._campaign.rung(task.number, task.attempt, rung)
         elif Key.OUTCOME in result:
             self._some_worker_was_built = True
             del self._tasks[trial_id]
@@ -139,12 +150,19 @@ class CampaignSearcher(Searcher):
             return None
 
 
-class ErrorReader(FIFOScheduler):
-    """Trials in the order in which they came; tells the searcher the error of a trial, which Tune keeps from it."""
+class RungScheduler(FIFOScheduler):
+    """Trials in the order in which they came, each stopped at the rung at which the campaign says so.
+
+    It hears of rungs before the searcher, which is not told the result that ends a trial. It also tells the searcher
+    the error of a trial, which Tune keeps from it.
+    """
 
     def __init__(self, searcher: CampaignSearcher) -> None:
         super().__init__()
         self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
+        return self.CONTINUE if self._searcher.goes_on(trial.trial_id, result) else self.STOP
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         try:

@@ -99,6 +99,8 @@ class Worker(Trainable):
     def _take(self, config: dict[str, Any]) -> None:
         self._reference = EvaluatorRef.model_validate_json(config[Key.EVALUATOR])
         self._task = EvaluationTask.model_validate_json(config[Key.TASK])
+        if self._attempt is not None:
+            self._attempt.close()  # it was stopped early
         self._attempt = None
 
 

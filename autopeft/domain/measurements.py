@@ -42,6 +42,8 @@ class Rung(BaseModel):
     """Training seconds so far, evaluation excluded."""
     evaluate_s: float = 0.0
     """Seconds of this validation pass."""
+    train_peak: PeakMemory | None = None
+    """As `Measurements.train_peak`, so far; None while a pruning is being estimated."""
 
     @property
     def fidelity(self) -> float:

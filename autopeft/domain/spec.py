@@ -15,6 +15,8 @@ from autopeft.domain.errors import UserError
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """What a run may be called: it becomes a folder name."""
+STOPPING_RUNGS = (1 / 9, 1 / 3, 1.0)
+"""Where trials may be stopped, as shares of the steps: each rung has three times the training of the one before."""
 DEFAULT_MODEL = "minilm"
 DEFAULT_DATA = "python-docs"
 NOT_ASKED_OF_TRIALS = (
@@ -263,6 +265,9 @@ class SearchSpec(_Part):
     """A model and a size that are not here: adds the objective `predicted_peak_bytes`, the memory that a candidate,
     carried over to that model, is predicted to need there. Also as `model=…,seq=…,batch=…,dtype=…,device=…`."""
     training: TrainingSpec = TrainingSpec()
+    early_stopping: bool = False
+    """Stop trials at a rung where others, that need no more memory, are ahead; the rungs are then 1/9, 1/3 and 1 of the
+    steps, unless `training.rungs` says otherwise."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_name_alone, json_schema_input_type=SamplerSpec | str)] = (
         SamplerSpec()
     )
@@ -279,6 +284,16 @@ class SearchSpec(_Part):
     checkpoint_s: float | None = Field(default=60.0, ge=0)
     """Seconds after which a trial in training saves where it stands, beside every rung; a trial that takes long to save
     waits longer. `None` saves nothing: an interrupted trial then starts from its first step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rungs_to_stop_at(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("early_stopping") is not True:
+            return value
+        training = value.get("training", {})
+        if not isinstance(training, dict) or "rungs" in training:
+            return value
+        return {**value, "training": {**training, "rungs": STOPPING_RUNGS}}
 
     @model_validator(mode="after")
     def _distinct_objectives(self) -> SearchSpec:
@@ -297,6 +312,8 @@ class SearchSpec(_Part):
             del said["training"]["gradient_checkpointing"]  # came later than the first runs
         if self.predict_for is None:
             del said["predict_for"]  # so did this
+        if not self.early_stopping:
+            del said["early_stopping"]
         if self.data.max_validation_rows is None:
             del said["data"]["max_validation_rows"]  # and this
         return digest_of(said)

@@ -65,6 +65,7 @@ class Tally:
             train_loss=math.fsum(self._losses) / len(self._losses),
             train_s=self.found["train_s"],
             evaluate_s=self.found["evaluate_s"],
+            train_peak=self.found.get("train_peak"),
         )
         self._rungs.append(rung)
         self._losses = []

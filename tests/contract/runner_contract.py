@@ -10,20 +10,23 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autopeft.cluster.campaign import Campaign, RunEnd
+from autopeft.cluster.stopping import EarlyStopping
 from autopeft.domain.errors import UserError
 from autopeft.domain.events import Event, RungReached, TrialEnded, TrialStarted
 from autopeft.domain.measurements import Measurements
 from autopeft.domain.ports import EvaluationTask, EvaluatorRef, RunStore
+from autopeft.domain.stopping import Standing
 from autopeft.domain.trial import FailureReason, Trial, TrialStatus
 from autopeft.store import open_store
 from tests.fakes.evaluators import known_measurements
-from tests.fakes.searches import toy_campaign, toy_record
+from tests.fakes.searches import toy_campaign, toy_objectives, toy_record
 
 ROOT = Path(__file__).parents[2]
 RUNGS = 2
@@ -101,6 +104,13 @@ def stored(folder: Path) -> list[Trial]:
     return trials
 
 
+class Odd:
+    """Stops trials of odd numbers at their second rung."""
+
+    def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:
+        return len(trial.losses) < 2 or trial.number % 2 == 0
+
+
 class RunnerContract(ABC):
     """Set `name` to the runner's name in `tests.fakes.run_search`."""
 
@@ -115,12 +125,17 @@ class RunnerContract(ABC):
     def run(self, reference: EvaluatorRef, campaign: Campaign) -> RunEnd: ...
 
     def search(
-        self, folder: Path, trials: int, target: str = "build", **arguments: Any
+        self,
+        folder: Path,
+        trials: int,
+        target: str = "build",
+        stopping: EarlyStopping | None = None,
+        **arguments: Any,
     ) -> tuple[RunEnd, list[Trial], list[Event]]:
         store = open_store(f"sqlite:///{folder / 'trials.sqlite'}")
         run: RunStore = store.create(toy_record(budget=str(trials)))
         events: list[Event] = []
-        campaign = toy_campaign(run, folder, workers=self.workers, on_event=events.append)
+        campaign = toy_campaign(run, folder, workers=self.workers, on_event=events.append, stopping=stopping)
         reference = EvaluatorRef(target=f"tests.fakes.evaluators:{target}", arguments=arguments)
         try:
             return self.run(reference, campaign), run.trials(), events
@@ -155,6 +170,25 @@ class RunnerContract(ABC):
         built = [line for line in log.read_text().splitlines() if line.startswith("built")]
         # After an out-of-memory, a raise, a missing outcome and a wish for it, each worker builds its evaluator anew.
         assert len(built) >= self.workers + 3
+
+    def test_trials_are_stopped_at_the_rung_at_which_the_rule_says_so(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        stopping = EarlyStopping(toy_objectives(), (0.3, 0.6, 1.0), Odd())
+        end, trials, _ = self.search(tmp_path, 6, stopping=stopping, rungs=3, log=str(log))
+        assert end == RunEnd("The budget of 6 trials is used up.", interrupted=False)
+        for trial in trials:
+            assert trial.measurements is not None
+            whole = known_measurements(task_of(trial))
+            if trial.number % 2:
+                assert trial.status is TrialStatus.STOPPED_EARLY
+                assert [rung.step for rung in trial.measurements.rungs] == [3, 6]
+                assert trial.measurements.quality == {"accuracy": pytest.approx(whole.quality["accuracy"] * 2 / 3)}
+                assert trial.measurements.train_peak == whole.train_peak
+            else:
+                assert trial.status is TrialStatus.COMPLETE
+                assert len(trial.measurements.rungs) == 3
+        ended = [line for line in log.read_text().splitlines() if line.startswith("ended")]
+        assert len(ended) == 3, "what is stopped trains no further"
 
     def test_an_evaluator_that_cannot_be_built_ends_the_search_with_its_problem(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="Name one"):

@@ -54,9 +54,14 @@ class FakeEvaluator:
                 quality={"accuracy": measurements.quality["accuracy"] * step / self._rungs},
                 train_loss=1.0 / step,
                 train_s=time.monotonic() - began,
+                train_peak=measurements.train_peak,
             )
             reached.append(rung)
-            yield {task.number: rung}
+            stop = yield {task.number: rung}
+            if task.number in stop and step < self._rungs:
+                self._write(f"stopped {task.number} {step}")
+                partial = measurements.model_copy(update={"rungs": tuple(reached), "quality": rung.quality})
+                return {task.number: Outcome(status=TrialStatus.STOPPED_EARLY, measurements=partial, seconds=0.1)}
         if self._rungs == 0:
             time.sleep(self._delay_s)
         measurements = measurements.model_copy(update={"rungs": tuple(reached)})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autopeft.cluster.admission import Admission
 from autopeft.cluster.campaign import Campaign
+from autopeft.cluster.stopping import EarlyStopping
 from autopeft.domain.budget import Budget
 from autopeft.domain.candidate import Candidate, Insertion, Setting
 from autopeft.domain.events import OnEvent, ignore
@@ -128,6 +129,7 @@ def toy_campaign(
     keep_adapters: str = "front",
     budget: Budget | None = None,
     admission: Admission | None = None,
+    stopping: EarlyStopping | None = None,
     on_event: OnEvent = ignore,
 ) -> Campaign:
     """A campaign on the toy search."""
@@ -142,5 +144,6 @@ def toy_campaign(
         keep_adapters=keep_adapters,
         budget=budget,
         admission=admission,
+        stopping=stopping,
         on_event=on_event,
     )

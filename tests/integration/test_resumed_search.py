@@ -81,7 +81,7 @@ def table(runs: Path) -> list[dict[str, Any]]:
         assert trial.measurements is not None, trial.failure
         measured = trial.measurements.model_dump(exclude={*SECONDS, "resumed_at"})
         for rung in measured["rungs"]:
-            del rung["train_s"]
+            del rung["train_s"], rung["evaluate_s"]
         row = trial.model_dump(include={"number", "candidate", "parameters", "seed", "status", "test_quality"})
         found.append({**row, **measured})
     return found

@@ -109,7 +109,7 @@ def comparable(outcome: Outcome | None) -> dict[str, Any]:
     found = outcome.measurements.model_dump()
     for key in (*SECONDS, *OF_INTERRUPTIONS):
         del found[key]
-    found["rungs"] = [{**rung, "train_s": 0} for rung in found["rungs"]]
+    found["rungs"] = [{**rung, "train_s": 0, "evaluate_s": 0} for rung in found["rungs"]]
     return {**found, "status": outcome.status}
 
 

@@ -62,7 +62,7 @@ def comparable(outcome: Outcome) -> dict[str, Any]:
     found = outcome.measurements.model_dump()
     for key in ("train_s", "evaluate_s", "latency_s", "setup_s", "estimation_s", "pruning_s"):
         del found[key]
-    found["rungs"] = [{**rung, "train_s": 0} for rung in found["rungs"]]
+    found["rungs"] = [{**rung, "train_s": 0, "evaluate_s": 0} for rung in found["rungs"]]
     return found
 
 

@@ -1,0 +1,83 @@
+"""Early stopping in a search: the rungs of all trials, put before the rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from autopeft.domain.measurements import Measurements, Rung
+from autopeft.domain.objective import Objective
+from autopeft.domain.results import quality_column
+from autopeft.domain.stopping import FrontStopping, Standing, StoppingRule
+from autopeft.domain.trial import Trial, TrialStatus
+
+
+class EarlyStopping:
+    """Keeps the standings of trials and asks the rule; a function of the trials so far.
+
+    Losses are of the first objective of quality, memory is the measured training peak at the rung. A trial of which
+    either is not known yet goes on, and so does one that was taken up from a checkpoint behind its first rung.
+    """
+
+    def __init__(
+        self, objectives: Sequence[Objective], shares: Sequence[float], rule: StoppingRule | None = None
+    ) -> None:
+        """`shares`: the rungs, as shares of the planned steps."""
+        self._shares = tuple(shares)
+        column = quality_column(objectives)
+        self._objective = None if column is None else objectives[column]
+        self._rule = rule or FrontStopping()
+        self._standings: dict[int, Standing] = {}
+        self._rungs: dict[int, list[Rung]] = {}
+
+    def learn(self, trial: Trial) -> None:
+        """Take in a trial that ended; one that will be started again has no standing until then."""
+        self._rungs.pop(trial.number, None)
+        self._standings.pop(trial.number, None)
+        if trial.measurements is not None and trial.status in (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY):
+            self._stand(trial.number, trial.measurements.rungs, trial.status is TrialStatus.COMPLETE)
+
+    def replay(self, trials: Sequence[Trial]) -> None:
+        """Take in what is stored."""
+        for trial in trials:
+            self.learn(trial)
+
+    def goes_on(self, number: int, rung: Rung) -> bool:
+        """Whether a running trial trains on past the rung that it has just reached."""
+        rungs = self._rungs.setdefault(number, [])
+        if rungs and rung.step <= rungs[-1].step:
+            rungs.clear()  # a new attempt
+        rungs.append(rung)
+        if len(rungs) < sum(max(1, round(share * rung.planned_steps)) <= rung.step for share in self._shares):
+            return True
+        own = self._stand(number, rungs, complete=False)
+        if own is None or rung.step >= rung.planned_steps:
+            return True
+        return self._rule.goes_on(own, [one for one in self._standings.values() if one.number != number])
+
+    def stopped(self, number: int) -> Measurements:
+        """What is known of a running trial from its rungs alone, where its worker was not asked for more."""
+        rungs = self._rungs[number]
+        last = rungs[-1]
+        return Measurements(
+            quality=last.quality,
+            rungs=tuple(rungs),
+            steps=last.step,
+            planned_steps=last.planned_steps,
+            train_s=last.train_s,
+            evaluate_s=last.evaluate_s,
+            train_peak=last.train_peak,
+        )
+
+    def _stand(self, number: int, rungs: Sequence[Rung], complete: bool) -> Standing | None:
+        peak = rungs[-1].train_peak if rungs else None
+        losses = tuple(self._loss(rung.quality) for rung in rungs)
+        if peak is None or not all(math.isfinite(loss) for loss in losses):
+            return None
+        self._standings[number] = Standing(number, float(peak.live_bytes), losses, complete)
+        return self._standings[number]
+
+    def _loss(self, quality: Mapping[str, float]) -> float:
+        if self._objective is None:
+            return math.nan
+        return self._objective.sign * self._objective(Measurements(quality=dict(quality)))

@@ -1,0 +1,110 @@
+"""Early stopping in a search: standings come from the trial table, and a resumed search decides alike."""
+
+import pytest
+
+from autopeft.cluster.stopping import EarlyStopping
+from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
+from autopeft.domain.spec import SearchSpec
+from autopeft.domain.stopping import Standing
+from autopeft.domain.trial import Trial, TrialStatus
+from tests.fakes.searches import ToySampler, toy_objectives
+
+SHARES = (1 / 9, 1 / 3, 1.0)
+
+
+class Noting:
+    """Stops everything, and keeps what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def goes_on(self, trial, others):
+        self.asked.append((trial, sorted(others, key=lambda one: one.number)))
+        return False
+
+
+def rung(step, accuracy, memory=100):
+    peak = None if memory is None else PeakMemory(live_bytes=memory, source=MemorySource.TRACKED)
+    return Rung(
+        step=step,
+        planned_steps=9,
+        quality={"accuracy": accuracy},
+        train_loss=1.0,
+        train_s=1.0,
+        train_peak=peak,
+    )
+
+
+def ended(number, status, *rungs):
+    measured = Measurements(rungs=rungs, quality=rungs[-1].quality)
+    return Trial(
+        number=number,
+        candidate=ToySampler().ask(number).candidate,
+        parameters={},
+        seed=0,
+        status=status,
+        measurements=measured,
+    )
+
+
+def test_the_rule_sees_losses_memory_and_what_is_complete():
+    rule = Noting()
+    stopping = EarlyStopping(toy_objectives(), SHARES, rule)
+    stopping.learn(ended(0, TrialStatus.COMPLETE, rung(1, 0.5), rung(9, 0.9)))
+    stopping.learn(ended(1, TrialStatus.STOPPED_EARLY, rung(1, 0.25, 70)))
+    stopping.learn(ended(2, TrialStatus.CRASHED, rung(1, 0.75)))
+    assert not stopping.goes_on(3, rung(1, 0.5, 80))
+    assert not stopping.goes_on(4, rung(1, 0.125))
+    assert rule.asked[-1] == (
+        Standing(4, 100.0, (-0.125,)),
+        [Standing(0, 100.0, (-0.5, -0.9), complete=True), Standing(1, 70.0, (-0.25,)), Standing(3, 80.0, (-0.5,))],
+    )
+    stopping.goes_on(3, rung(3, 0.625, 80))
+    assert rule.asked[-1][0] == Standing(3, 80.0, (-0.5, -0.625))
+
+
+def test_what_cannot_be_judged_and_what_is_at_its_end_goes_on():
+    stopping = EarlyStopping(toy_objectives(), SHARES, Noting())
+    assert stopping.goes_on(0, rung(1, 0.5, memory=None))
+    assert stopping.goes_on(1, rung(1, float("nan")))
+    assert stopping.goes_on(2, rung(9, 0.5))
+    assert stopping.goes_on(3, rung(3, 0.5)), "taken up behind a rung of which nothing was heard"
+    assert EarlyStopping(toy_objectives("train_peak_bytes"), SHARES, Noting()).goes_on(0, rung(1, 0.5))
+
+
+def test_a_new_attempt_begins_anew():
+    rule = Noting()
+    stopping = EarlyStopping(toy_objectives(), SHARES, rule)
+    stopping.goes_on(0, rung(1, 0.5))
+    stopping.goes_on(0, rung(3, 0.625))
+    stopping.goes_on(0, rung(1, 0.25))
+    assert rule.asked[-1][0].losses == (-0.25,)
+
+
+def test_a_search_that_goes_on_decides_as_an_undisturbed_one():
+    first, again = Noting(), Noting()
+    undisturbed, resumed = (EarlyStopping(toy_objectives(), SHARES, rule) for rule in (first, again))
+    trials = [ended(number, TrialStatus.COMPLETE, rung(1, 0.1 * number), rung(9, 0.1)) for number in range(4)]
+    for trial in trials:
+        for one in trial.measurements.rungs:
+            undisturbed.goes_on(trial.number, one)
+        undisturbed.learn(trial)
+        resumed.learn(trial)
+    undisturbed.goes_on(9, rung(1, 0.3))
+    resumed.goes_on(9, rung(1, 0.3))
+    assert first.asked[-1] == again.asked[-1]
+
+
+def test_a_search_that_stops_early_has_three_rungs_and_another_digest():
+    plain, early = SearchSpec(), SearchSpec(early_stopping=True)
+    assert early.training.rungs == pytest.approx((1 / 9, 1 / 3, 1.0))
+    assert plain.training.rungs == (0.5, 1.0)
+    assert early.digest != plain.digest
+    own = SearchSpec.model_validate({"early_stopping": True, "training": {"epochs": 1, "rungs": [0.25, 1.0]}})
+    assert own.training.rungs == (0.25, 1.0)
+    assert SearchSpec.model_validate(early.model_dump(mode="json")) == early
+
+
+def test_a_sample_for_validation_is_another_search_and_none_is_the_same():
+    assert SearchSpec().digest == SearchSpec(data={"source": "python-docs", "max_validation_rows": None}).digest
+    assert SearchSpec().digest != SearchSpec(data={"source": "python-docs", "max_validation_rows": 9}).digest
