@@ -99,7 +99,9 @@ def test_what_trains_is_counted_as_its_formula_says(tmp_path: Path, name: str) -
     assert found.train_peak_reserved_bytes >= found.train_peak_bytes
 
 
-@pytest.mark.parametrize("kind", ["ADAMSS", "ADALORA", "GRALORA", "HRA", "LOHA", "LOKR", "MISS", "RANDLORA", "WAVEFT"])
+@pytest.mark.parametrize(
+    "kind", ["ADAMSS", "ADALORA", "FROD", "GRALORA", "HRA", "LOHA", "LOKR", "MISS", "RANDLORA", "WAVEFT"]
+)
 def test_what_trains_is_what_peft_itself_puts_into_real_weights(tmp_path: Path, kind: str) -> None:
     from peft import get_peft_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adamss import layer as adamss
+from peft.tuners.frod.layer import FrodLayer
 from peft.tuners.shira import layer as shira
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -30,6 +31,8 @@ def without_weights(name: str, config: Any) -> Iterator[None]:
     with ExitStack() as stack:
         if name == "SHIRA":
             config.mask_fn = _marked
+        elif name == "FROD":
+            config.progressbar = False
         elif name == "ADAMSS":
             stack.enter_context(patch.object(adamss, "clustering_Z", _clusters))
         elif name == "LORA" and config.init_lora_weights == "corda":
@@ -52,6 +55,9 @@ def complete(model: nn.Module) -> None:
             }
             for name, value in plain.items():
                 module.register_buffer(name, value, persistent=False)
+        if isinstance(module, FrodLayer):
+            for key in list(module.frod_s_size or ()):  # shapes, which the forward pass reads
+                module.frod_s_size[key] = torch.tensor((module.in_features, module.in_features), device="cpu")
         if isinstance(module, shira.ShiraLayer):
             module.get_delta_weight = partial(_delta, module)
 
@@ -79,8 +85,8 @@ class _Scattered(torch.autograd.Function):
     """Adding a sparse tensor to a dense one by what it allocates, because `meta` has no kernels for sparse ones.
 
     The sparse tensor keeps its indices in int64. torch's kernel for CUDA adds in the wider of both dtypes, in a dense
-    buffer where that is not the one of the sum; this buffer is what is returned. Derived from torch's source, not
-    compared with a GPU.
+    buffer where that is not the one of the sum; this buffer is what is returned. So it is understood; it
+    was not compared with a GPU.
     """
 
     @staticmethod
