@@ -289,7 +289,7 @@ def test_a_method_that_defies_tracing_has_a_reason_and_no_number() -> None:
 
 def test_the_parts_sum_to_the_whole() -> None:
     forecast = forecast_of("gpt2")
-    for method in SOME:
+    for method in (one for one in SOME if one not in ("shira", "frod")):  # which do not take its transposed matrices
         found = forecast.predict(candidate(forecast.layout, method, (1, 2)))
         assert found is not None
         parts = (
