@@ -130,6 +130,8 @@ def measurements_of(quality=0.75, peak=2**20, **more):
         "kept_parameters": 900,
         "layer_scores": ((10, (0.25, -0.5)), (20, (0.5, -1.0))),
         "scored_layers": (0, 1),
+        "resumed_at": (4, 12),
+        "checkpoint_problem": "checkpoint.safetensors is damaged",
         "device": "cpu",
         "dtype": "float32",
     }
