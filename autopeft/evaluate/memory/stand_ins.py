@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +11,6 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adamss import layer as adamss
 from peft.tuners.frod.layer import FrodLayer
-from peft.tuners.shira import layer as shira
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -43,23 +41,11 @@ def without_weights(name: str, config: Any) -> Iterator[None]:
 
 
 def complete(model: nn.Module) -> None:
-    """After `get_peft_model`: make buffers of tensors in a layer's plain dictionaries, and sparse sums dense ones."""
-    for module in list(model.modules()):
-        if isinstance(module, BaseTunerLayer):
-            plain = {
-                f"held_{name}_{key}": value
-                for name, values in vars(module).items()
-                if isinstance(values, dict) and not name.startswith("_")
-                for key, value in values.items()
-                if isinstance(value, torch.Tensor) and value.device.type == "meta"
-            }
-            for name, value in plain.items():
-                module.register_buffer(name, value, persistent=False)
+    """After `get_peft_model`: the shapes that FRoD's forward pass reads, which are values, back on the host."""
+    for module in model.modules():
         if isinstance(module, FrodLayer):
-            for key in list(module.frod_s_size or ()):  # shapes, which the forward pass reads
+            for key in list(module.frod_s_size or ()):
                 module.frod_s_size[key] = torch.tensor((module.in_features, module.in_features), device="cpu")
-        if isinstance(module, shira.ShiraLayer):
-            module.get_delta_weight = partial(_delta, module)
 
 
 def in_base_dtype(model: nn.Module) -> None:
@@ -79,35 +65,6 @@ def in_base_dtype(model: nn.Module) -> None:
                     if part.is_floating_point():
                         cast = part.detach().to(dtype)
                         parts[key] = nn.Parameter(cast, part.requires_grad) if isinstance(part, nn.Parameter) else cast
-
-
-class _Scattered(torch.autograd.Function):
-    """Adding a sparse tensor to a dense one by what it allocates, because `meta` has no kernels for sparse ones.
-
-    The sparse tensor keeps its indices in int64. torch's kernel for CUDA adds in the wider of both dtypes, in a dense
-    buffer where that is not the one of the sum; this buffer is what is returned. So it is understood; it
-    was not compared with a GPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, indices: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-        """Of `values` `[n]` at `indices` `[2, n]`; returns `shape`."""
-        ctx.save_for_backward(indices.to(torch.int64))
-        return values.new_empty(shape)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (indices,) = ctx.saved_tensors
-        flat = torch.empty_like(indices[0])
-        found = gradients[0].new_empty(flat.shape)
-        del flat
-        return found, None, None
-
-
-def _delta(layer: Any, adapter: str) -> torch.Tensor:
-    """`ShiraLayer.get_delta_weight`, dense."""
-    values = layer.shira_weight[adapter] * layer.scaling[adapter]
-    return _Scattered.apply(values, layer.shira_indices[adapter], (layer.out_features, layer.in_features))
 
 
 def _marked(layer: nn.Linear, rank: int, **settings: Any) -> torch.Tensor:
