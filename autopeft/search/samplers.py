@@ -15,6 +15,7 @@ from autopeft.domain.ports import KnownObjectives, Sampler
 from autopeft.domain.space import Space
 from autopeft.search.asking import HistorySampler
 from autopeft.search.evolution import EvolutionSampler
+from autopeft.search.front.fits import Fits
 from autopeft.search.front.sampler import FrontSampler
 from autopeft.search.front.views import SpaceView, View
 
@@ -64,11 +65,13 @@ def make_sampler(
     if view is None and name in ("front", "evolution"):
         view = SpaceView(space, objectives, known, seed)
 
+    fits = Fits()
+
     def build(draw_seed: int) -> BaseSampler:
         match name:
             case "front":
                 # The draws of a question belong to its number, not to the attempt: it is asked once.
-                return FrontSampler(view, seed=draw_seed, startup=startup_trials)
+                return FrontSampler(view, seed=draw_seed, startup=startup_trials, fits=fits)
             case "evolution":
                 assert view is not None
                 return EvolutionSampler(view, draw_seed, startup_trials)

@@ -11,7 +11,8 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from autopeft.search.front.acquisition import boxes, expected_hypervolume_improvement
-from autopeft.search.front.surrogate import Posterior, Prior, fit
+from autopeft.search.front.fits import Fits
+from autopeft.search.front.surrogate import Posterior, Prior
 from autopeft.search.front.views import Point
 
 Array = NDArray[np.float64]
@@ -69,11 +70,13 @@ class Beliefs:
         learned: Sequence[int],
         groups: NDArray[np.int_],
         unfinished: Unfinished | None = None,
+        fits: Fits | None = None,
     ) -> None:
         """`values [trials, objectives]` as told, at least one trial; `learned`: the objectives that are not known."""
         rows = np.array([point.row for point in trials])
         self._axes = axes
         self._posteriors: list[Posterior | None] = []
+        fits = fits or Fits()
         held = []
         for column, index in enumerate(axes.order):
             losses = axes.losses(index, values[:, index])
@@ -81,9 +84,9 @@ class Beliefs:
             if index in learned:
                 prior = COST if column and axes.logarithmic[index] else QUALITY
                 if unfinished is not None and not axes.logarithmic[index]:
-                    posterior = _with_unfinished(rows, losses, groups, prior, unfinished, axes, index)
+                    posterior = _with_unfinished(fits, rows, losses, groups, prior, unfinished, axes, index)
                 else:
-                    posterior = fit(rows, losses, groups, prior)
+                    posterior = fits.posterior(rows, losses, groups, prior)
             self._posteriors.append(posterior)
             held.append(posterior.predict(rows)[0] if posterior is not None and column == 0 else losses)
         self.held = np.stack(held, axis=1)
@@ -147,6 +150,7 @@ class Beliefs:
 
 
 def _with_unfinished(
+    fits: Fits,
     rows: Array,
     losses: Array,
     groups: NDArray[np.int_],
@@ -155,12 +159,13 @@ def _with_unfinished(
     axes: Axes,
     index: int,
 ) -> Posterior:
-    return fit(
+    return fits.posterior(
         np.vstack([rows, [point.row for point in unfinished.trials]]),
         np.concatenate([losses, axes.losses(index, unfinished.values[:, index])]),
         groups,
         prior,
         np.concatenate([np.zeros(len(losses)), unfinished.variances[:, index]]),
+        exact=len(losses),
     )
 
 

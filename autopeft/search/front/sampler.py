@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.domain.pareto import layers
 from autopeft.search.front.beliefs import Axes, Beliefs, Unfinished
+from autopeft.search.front.fits import Fits
 from autopeft.search.front.screening import Tried, likely, risks
 from autopeft.search.front.study_view import KnownByParams, StudyView
 from autopeft.search.front.views import Point, View
@@ -83,6 +84,7 @@ class FrontSampler(BaseSampler):
         seed: int | None = None,
         startup: int | None = None,
         per_second: bool = False,
+        fits: Fits | None = None,
     ) -> None:
         """A sampler.
 
@@ -92,12 +94,14 @@ class FrontSampler(BaseSampler):
             seed: Of every draw; `None` draws one.
             startup: Trials at random before the model is used.
             per_second: Whether a point's worth is divided by its known seconds, where those are known.
+            fits: Remembers what was fitted, for samplers that are built anew for every question.
         """
         self._view = view
         self._known = dict(known or {})
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._startup = STARTUP if startup is None else startup
         self._per_second = per_second
+        self._fits = fits or Fits()
         self._otherwise = RandomSampler(seed=self._seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -148,7 +152,7 @@ class FrontSampler(BaseSampler):
         pool = likely(pool, risks(pool, history.tried))
         axes, learned = _axes(signs, view.logarithmic, [*history.complete, *history.stopped, *history.running, *pool])
         trials, values = _kept(history.complete, np.array(history.values), axes)
-        beliefs = Beliefs(axes, trials, values, learned, view.groups, _unfinished(history))
+        beliefs = Beliefs(axes, trials, values, learned, view.groups, _unfinished(history), self._fits)
         reference = beliefs.reference([*pool, *history.running])
         worth = self._worth(beliefs, pool, history, reference)
         for _ in range(_ROUNDS if whole is None else 0):

@@ -45,6 +45,16 @@ class Prior:
     """Variance of every input's linear effect; 0 leaves the linear part out."""
 
 
+@dataclass(frozen=True)
+class Hyper:
+    """Hyper-parameters, in units of standardised observations."""
+
+    lengths: tuple[float, ...]
+    """Per group."""
+    signal: float
+    noise: float
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """What is known after some observations. Immutable; `given` conditions it on more."""
@@ -129,10 +139,7 @@ def fit(
 
         k(x, x') = c + b x·x' + s (1 + √5 r + 5 r²/3) exp(-√5 r) + n [x is x'],   r² = Σ_g |x_g - x'_g|² / l_g²
 
-    (Matérn 5/2 with a length-scale per group of inputs, as one for all layer bits). The negative logarithm of the
-    marginal likelihood times the priors is minimised over log s, log n and log l_g by L-BFGS with its exact gradient
-    (Rasmussen and Williams 2006, eq. 5.9), from two fixed starts: the medians of the priors, and shorter length-scales
-    with less noise. So a data set has one answer.
+    (Matérn 5/2 with a length-scale per group of inputs, as one for all layer bits).
 
     Args:
         inputs: `[n, d]`, each of a range of about 1.
@@ -141,26 +148,37 @@ def fit(
         prior: What is believed of the hyper-parameters before any data.
         variances: `[n]`: known noise of single observations, which is added to the learned noise.
     """
+    return condition(most_likely(inputs, values, groups, prior, variances), inputs, values, groups, prior, variances)
+
+
+def most_likely(
+    inputs: Array,
+    values: Array,
+    groups: NDArray[np.int_],
+    prior: Prior | None = None,
+    variances: Array | None = None,
+) -> Hyper:
+    """The hyper-parameters of `fit`.
+
+    The negative logarithm of the marginal likelihood times the priors is minimised over log s, log n and log l_g by
+    L-BFGS with its exact gradient (Rasmussen and Williams 2006, eq. 5.9), from two fixed starts: the medians of the
+    priors, and shorter length-scales with less noise. So a data set has one answer.
+    """
     prior = prior or Prior()
-    shift = float(values.mean())
-    spread = float(values.std()) if len(values) > 1 else 0.0
-    spread = spread if spread > 1e-12 * max(1.0, abs(shift)) else 1.0
-    target = (values - shift) / spread
+    shift, spread = _standard(values)
     count = int(groups.max()) + 1 if len(groups) else 0
     center = np.array(
         [math.log(prior.signal), math.log(prior.noise), *[math.log(prior.length * math.sqrt(max(1, count)))] * count]
     )
     width = np.array([prior.signal_sd, prior.noise_sd, *[prior.length_sd] * count])
-    fixed = _CONSTANT + (prior.linear * (inputs @ inputs.T) if prior.linear else np.zeros((len(inputs),) * 2))
-    if variances is not None:
-        fixed = fixed + np.diag(variances / spread**2)
     some = np.linspace(0, len(inputs) - 1, min(_ENOUGH, len(inputs))).astype(int)
-    few_inputs, few_targets, few_fixed = inputs[some], target[some], fixed[np.ix_(some, some)]
+    few_inputs, few_targets = inputs[some], (values[some] - shift) / spread
+    fixed = _fixed(few_inputs, prior, None if variances is None else variances[some] / spread**2)
     # The spread of standardised data bounds what they can say: noise below 1e-6 or above 4 is not believed.
     bounds = [(-4.0, 3.0), (math.log(1e-6), math.log(4.0)), *[(math.log(0.05), math.log(50.0))] * count]
 
     def loss(log: Array) -> tuple[float, Array]:
-        value, gradient = _loss(log, few_inputs, few_targets, groups, few_fixed)
+        value, gradient = _loss(log, few_inputs, few_targets, groups, fixed)
         away = (log - center) / width
         return value + 0.5 * float(away @ away), gradient + away / width
 
@@ -172,15 +190,45 @@ def fit(
         for start in (center, second)
     ]
     best = min(found, key=lambda one: float(one.fun)).x
-    scales = np.exp(-best[2:])[groups] if count else np.zeros(0)
-    signal, noise = math.exp(best[0]), math.exp(best[1])
+    return Hyper(tuple(np.exp(best[2:]).tolist()), math.exp(best[0]), math.exp(best[1]))
+
+
+def condition(
+    hyper: Hyper,
+    inputs: Array,
+    values: Array,
+    groups: NDArray[np.int_],
+    prior: Prior | None = None,
+    variances: Array | None = None,
+) -> Posterior:
+    """The posterior of `fit` under given hyper-parameters; arguments as there."""
+    prior = prior or Prior()
+    shift, spread = _standard(values)
+    scales = (1.0 / np.array(hyper.lengths))[groups] if hyper.lengths else np.zeros(0)
     scaled = inputs * scales
-    covariance = fixed + _matern(_distances(scaled, scaled), signal)
-    covariance[np.diag_indices_from(covariance)] += noise + _JITTER
+    covariance = _fixed(inputs, prior, None if variances is None else variances / spread**2)
+    covariance += _matern(_distances(scaled, scaled), hyper.signal)
+    covariance[np.diag_indices_from(covariance)] += hyper.noise + _JITTER
     lower = np.asarray(np.linalg.cholesky(covariance), dtype=float)
-    return Posterior(
-        scaled, inputs, lower, _solve_spd(lower, target), scales, signal, noise, prior.linear, shift, spread
-    )
+    weights = _solve_spd(lower, (values - shift) / spread)
+    return Posterior(scaled, inputs, lower, weights, scales, hyper.signal, hyper.noise, prior.linear, shift, spread)
+
+
+def _standard(values: Array) -> tuple[float, float]:
+    """Shift and spread that standardise these values; a spread of 1 where they are all the same."""
+    shift = float(values.mean())
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return shift, spread if spread > 1e-12 * max(1.0, abs(shift)) else 1.0
+
+
+def _fixed(inputs: Array, prior: Prior, variances: Array | None) -> Array:
+    """`[n, n]`: the part of the covariance that no hyper-parameter changes."""
+    fixed = np.full((len(inputs),) * 2, _CONSTANT)
+    if prior.linear:
+        fixed += prior.linear * (inputs @ inputs.T)
+    if variances is not None:
+        fixed[np.diag_indices_from(fixed)] += variances
+    return fixed
 
 
 def _loss(log: Array, inputs: Array, target: Array, groups: NDArray[np.int_], fixed: Array) -> tuple[float, Array]:
@@ -196,8 +244,9 @@ def _loss(log: Array, inputs: Array, target: Array, groups: NDArray[np.int_], fi
     lower, failed = lapack.dpotrf(covariance, lower=1, clean=1)
     if failed:
         return 1e10, np.zeros_like(log)
-    half_inverse, _ = lapack.dpotri(lower, lower=1)
-    inverse = np.tril(half_inverse) + np.tril(half_inverse, -1).T
+    half_inverse, _ = lapack.dpotri(lower, lower=1)  # above the diagonal it is 0, as in `lower`
+    inverse = half_inverse + half_inverse.T
+    inverse[np.diag_indices(n)] *= 0.5
     weights = inverse @ target
     value = 0.5 * float(target @ weights) + float(np.log(np.diag(lower)).sum())
     outer = inverse - np.outer(weights, weights)
