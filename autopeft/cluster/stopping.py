@@ -74,7 +74,9 @@ class EarlyStopping:
         losses = tuple(self._loss(rung.quality) for rung in rungs)
         if peak is None or not all(math.isfinite(loss) for loss in losses):
             return None
-        self._standings[number] = Standing(number, float(peak.live_bytes), losses, complete)
+        trained = tuple(rung.train_loss for rung in rungs if math.isfinite(rung.train_loss))
+        trained = trained if len(trained) == len(rungs) else ()
+        self._standings[number] = Standing(number, float(peak.live_bytes), losses, complete, trained)
         return self._standings[number]
 
     def _loss(self, quality: Mapping[str, float]) -> float:

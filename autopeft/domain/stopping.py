@@ -18,6 +18,8 @@ class Standing:
     losses: tuple[float, ...]
     complete: bool = False
     """Whether it was trained to the end; its last loss is then final."""
+    train_losses: tuple[float, ...] = ()
+    """Mean training loss before each rung; may be left out."""
 
 
 class StoppingRule(Protocol):

@@ -1,5 +1,7 @@
 """Early stopping in a search: standings come from the trial table, and a resumed search decides alike."""
 
+import math
+
 import pytest
 
 from autopeft.cluster.stopping import EarlyStopping
@@ -23,13 +25,13 @@ class Noting:
         return False
 
 
-def rung(step, accuracy, memory=100):
+def rung(step, accuracy, memory=100, train_loss=1.0):
     peak = None if memory is None else PeakMemory(live_bytes=memory, source=MemorySource.TRACKED)
     return Rung(
         step=step,
         planned_steps=9,
         quality={"accuracy": accuracy},
-        train_loss=1.0,
+        train_loss=train_loss,
         train_s=1.0,
         train_peak=peak,
     )
@@ -56,11 +58,15 @@ def test_the_rule_sees_losses_memory_and_what_is_complete():
     assert not stopping.goes_on(3, rung(1, 0.5, 80))
     assert not stopping.goes_on(4, rung(1, 0.125))
     assert rule.asked[-1] == (
-        Standing(4, 100.0, (-0.125,)),
-        [Standing(0, 100.0, (-0.5, -0.9), complete=True), Standing(1, 70.0, (-0.25,)), Standing(3, 80.0, (-0.5,))],
+        Standing(4, 100.0, (-0.125,), train_losses=(1.0,)),
+        [
+            Standing(0, 100.0, (-0.5, -0.9), complete=True, train_losses=(1.0, 1.0)),
+            Standing(1, 70.0, (-0.25,), train_losses=(1.0,)),
+            Standing(3, 80.0, (-0.5,), train_losses=(1.0,)),
+        ],
     )
-    stopping.goes_on(3, rung(3, 0.625, 80))
-    assert rule.asked[-1][0] == Standing(3, 80.0, (-0.5, -0.625))
+    stopping.goes_on(3, rung(3, 0.625, 80, train_loss=math.nan))
+    assert rule.asked[-1][0] == Standing(3, 80.0, (-0.5, -0.625)), "a loss that is not finite is left out"
 
 
 def test_what_cannot_be_judged_and_what_is_at_its_end_goes_on():

@@ -36,7 +36,8 @@ class _Running:
     complete: bool = False
 
     def standing(self, memory: float) -> Standing:
-        return Standing(self.number, memory, self.losses[: self.reached], self.complete)
+        trained = tuple(rung.train_loss for rung in self.training.rungs[: self.reached])
+        return Standing(self.number, memory, self.losses[: self.reached], self.complete, trained)
 
 
 @dataclass(order=True)

@@ -1,0 +1,130 @@
+"""Early stopping by what is still to be gained: predictions, rates and decisions against slow references."""
+
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from autopeft.domain.stopping import Standing
+from autopeft.search.stopping import GainStopping, predicted_ends, rate
+
+SHARES = (1 / 9, 1 / 3, 1.0)
+
+
+def trials(count: int, seed: int = 0, told: float = 0.01, memory: float | None = None) -> list[Standing]:
+    """Complete trials whose final loss is that of their rungs to within `told`."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        end = rng.random()
+        rungs = [end + told * rng.standard_normal() for _ in SHARES[:-1]]
+        needs = memory or float(rng.uniform(50, 500))
+        made.append(Standing(number, needs, (*rungs, end), True, tuple(2 * one for one in (*rungs, end))))
+    return made
+
+
+def asked(loss: float, memory: float, number: int = 99) -> Standing:
+    return Standing(number, memory, (loss,), False, (2 * loss,))
+
+
+def test_rate_is_the_best_over_all_choices_of_who_goes_on() -> None:
+    gains = np.random.default_rng(1).random(9) ** 4
+    best = 0.0
+    for many in range(1, 10):
+        for going in combinations(gains, many):
+            best = max(best, sum(going) / (9 * 0.2 + many * 0.8))
+    assert rate(list(gains), 0.2) == pytest.approx(best, rel=1e-12)
+
+
+def test_going_on_at_the_best_threshold_gains_at_the_rate() -> None:
+    gains = np.random.default_rng(2).random(30) ** 3
+    found = rate(list(gains), 0.25)
+    # Renewal-reward: the surplus over the rate's cost pays for all first parts (Weitzman's condition).
+    assert sum(max(0.0, gain - found * 0.75) for gain in gains) == pytest.approx(30 * 0.25 * found, rel=1e-9)
+
+
+def test_ends_are_predicted_as_a_ridge_regression_does() -> None:
+    complete = trials(12, told=0.2)
+    mean, sd = predicted_ends([asked(0.3, 10.0)], complete, 0)
+    seen = np.array([[one.losses[0], one.train_losses[0]] for one in complete])
+    ends = np.array([one.losses[-1] for one in complete])
+    scaled = (seen - seen.mean(axis=0)) / seen.std(axis=0)
+    # As ordinary least squares with one more observation per input that says its slope is 0.
+    left = np.vstack([np.hstack([np.ones((12, 1)), scaled]), np.hstack([np.zeros((2, 1)), np.eye(2)])])
+    slopes = np.linalg.lstsq(left, np.concatenate([ends, np.zeros(2)]), rcond=None)[0]
+    own = np.concatenate([[1.0], (np.array([0.3, 0.6]) - seen.mean(axis=0)) / seen.std(axis=0)])
+    assert mean[0] == pytest.approx(own @ slopes, rel=1e-9)
+    rest = ends - left[:12] @ slopes
+    assert sd[0] == pytest.approx(math.sqrt(rest @ rest / 9 * (1 + own @ np.linalg.inv(left.T @ left) @ own)), rel=1e-9)
+
+
+def test_a_hopeless_trial_stops_and_a_promising_one_goes_on() -> None:
+    rule, others = GainStopping(SHARES), trials(20)
+    best = min(one.losses[-1] for one in others)
+    assert not rule.goes_on(asked(0.9, 500.0), others)
+    assert rule.goes_on(asked(best - 0.1, 500.0), others)
+
+
+def test_the_only_one_of_its_memory_band_goes_on() -> None:
+    rule, others = GainStopping(SHARES), trials(20)
+    assert rule.goes_on(asked(0.9, 5.0), others)
+    assert not rule.goes_on(asked(0.9, 400.0), others)
+
+
+def test_where_a_rung_says_nothing_nobody_stops() -> None:
+    same = [replace(one, losses=(0.5, 0.5, one.losses[-1]), train_losses=()) for one in trials(20, memory=100.0)]
+    rule = GainStopping(SHARES, patience=1.0)
+    assert all(rule.goes_on(Standing(99, 100.0, (0.5,) * many), same) for many in (1, 2))
+
+
+def test_more_patience_never_stops_what_less_lets_go_on() -> None:
+    others = trials(30, told=0.1)
+    for loss in np.linspace(0.0, 1.0, 21):
+        decided = [GainStopping(SHARES, patience).goes_on(asked(float(loss), 300.0), others) for patience in (0.1, 1.0)]
+        assert decided[0] >= decided[1]
+
+
+def test_units_and_order_do_not_matter() -> None:
+    rng = np.random.default_rng(5)
+    rule, others = GainStopping(SHARES, patience=0.3), trials(25, told=0.15)
+    decided = []
+    for loss in np.linspace(-0.2, 0.9, 12):
+        own = asked(float(loss), float(rng.uniform(50, 500)))
+        first = rule.goes_on(own, others)
+
+        def scaled(one: Standing) -> Standing:
+            return Standing(
+                one.number,
+                1024.0 * one.memory,
+                tuple(5.0 * loss - 2.0 for loss in one.losses),
+                one.complete,
+                tuple(3.0 * loss for loss in one.train_losses),
+            )
+
+        assert rule.goes_on(scaled(own), [scaled(one) for one in others]) == first
+        assert rule.goes_on(own, [others[index] for index in rng.permutation(len(others))]) == first
+        decided.append(first)
+    assert len(set(decided)) == 2
+
+
+def test_nothing_stops_before_enough_are_complete_or_at_the_last_rung() -> None:
+    assert GainStopping(SHARES).goes_on(asked(9.0, 500.0), trials(5))
+    last = Standing(99, 500.0, (9.0, 9.0, 9.0), False, (9.0, 9.0, 9.0))
+    assert GainStopping(SHARES).goes_on(last, trials(20))
+
+
+def test_training_losses_are_used_only_where_all_have_them() -> None:
+    others = trials(20)
+    bare = [replace(one, train_losses=()) for one in others]
+    assert predicted_ends([asked(0.2, 1.0)], bare, 0)[0] == pytest.approx(
+        predicted_ends([replace(asked(0.2, 1.0), train_losses=())], others, 0)[0]
+    )
+
+
+def test_training_losses_tell_ends_apart_that_validation_does_not() -> None:
+    others = [replace(one, losses=(0.5, 0.5, one.losses[-1])) for one in trials(20)]
+    rule = GainStopping(SHARES)
+    decided = [rule.goes_on(Standing(99, 500.0, (0.5,), False, (loss,)), others) for loss in (0.0, 1.9)]
+    assert decided == [True, False]
