@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,26 +13,52 @@ Points = NDArray[np.float64]
 def non_dominated(points: Points) -> NDArray[np.bool_]:
     """Which rows no other row dominates (is nowhere worse and somewhere better); equal rows stay together.
 
-    `points [n, m]` -> `[n]`. Sorts once, then compares each row with the front so far: O(n log n + n·f·m).
+    `points [n, m]` -> `[n]`. One sweep over the sorted rows for two objectives, O(n log n); for more, one comparison
+    with all that are left for each row of the front, O(n·f·m).
     """
-    n = len(points)
-    keep = np.zeros(n, dtype=bool)
-    front = np.empty((0, points.shape[1]))
-    for index in np.lexsort(points.T[::-1]):
-        row = points[index]
-        if not np.any(np.all(front <= row, axis=1) & np.any(front < row, axis=1)):
-            keep[index] = True
-            front = np.vstack([front, row])
+    if points.shape[1] <= 2:
+        return layers(points, until=1) == 0
+    left = np.lexsort(points.T[::-1])
+    keep = np.zeros(len(points), dtype=bool)
+    while len(left):
+        row = points[left[0]]  # what comes after it in this order cannot dominate it
+        same = np.all(points[left] == row, axis=1)
+        keep[left[same]] = True
+        left = left[np.any(points[left] < row, axis=1)]
     return keep
 
 
-def layers(points: Points) -> NDArray[np.int_]:
-    """0 for the front, 1 for the front of the rest, and so on; `points [n, m]` -> `[n]`."""
+def layers(points: Points, until: int | None = None) -> NDArray[np.int_]:
+    """0 for the front, 1 for the front of the rest, and so on; `points [n, m]` -> `[n]`.
+
+    With `until`, ranks are exact as long as fewer rows than that are in better layers; all others share the next rank.
+    """
     found, left, depth = np.zeros(len(points), dtype=int), np.arange(len(points)), 0
-    while len(left):
+    if points.shape[1] <= 2:
+        return _swept(points)
+    while len(left) and (until is None or len(points) - len(left) < until):
         front = non_dominated(points[left])
         found[left[front]] = depth
         left, depth = left[~front], depth + 1
+    found[left] = depth
+    return found
+
+
+def _swept(points: Points) -> NDArray[np.int_]:
+    """Layers of one or two objectives: in order of the first, each layer's least second decides (Jensen 2003)."""
+    found = np.zeros(len(points), dtype=int)
+    second = points[:, -1]
+    least: list[float] = []
+    last = None
+    for index in np.lexsort(points.T[::-1]).tolist():
+        row = tuple(points[index].tolist())
+        # All before are no worse in the first; a layer with a second no greater dominates, unless it is this very row.
+        depth = found[last[1]] if last is not None and last[0] == row else bisect_right(least, float(second[index]))
+        if depth == len(least):
+            least.append(float(second[index]))
+        least[depth] = float(second[index])
+        found[index] = depth
+        last = (row, index)
     return found
 
 

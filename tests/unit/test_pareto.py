@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from autopeft.domain.pareto import hypervolume, knee, non_dominated
+from autopeft.domain.pareto import hypervolume, knee, layers, non_dominated
 
 
 def non_dominated_reference(points):
@@ -31,6 +31,27 @@ def test_the_front_is_the_definition_s(objectives, seed):
     draw = np.random.default_rng(seed)
     points = draw.integers(0, 6, size=(60, objectives)).astype(float)  # few levels, so that ties and doubles occur
     assert np.array_equal(non_dominated(points), non_dominated_reference(points))
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_layers_are_fronts_of_what_earlier_fronts_leave(objectives, seed):
+    draw = np.random.default_rng([seed, 1])
+    points = draw.integers(0, 6, size=(50, objectives)).astype(float)
+    expected = np.full(len(points), -1)
+    while (expected < 0).any():
+        left = np.flatnonzero(expected < 0)
+        expected[left[non_dominated_reference(points[left])]] = expected.max() + 1
+    assert np.array_equal(layers(points), expected)
+    some = layers(points, until=12)
+    exact = np.array([np.sum(expected < own) < 12 for own in expected])
+    assert np.array_equal(some[exact], expected[exact])
+    assert np.all(some[~exact] > some[exact].max())
+
+
+def test_a_row_is_found_dominated_however_small_the_difference():
+    points = np.array([[1e9 + 1e-6, 0.5, 1e-12], [1e9, 0.5, 1e-12], [1e9, 0.5, 2e-12]])
+    assert non_dominated(points).tolist() == [False, True, False]
 
 
 def test_an_empty_set_has_an_empty_front():

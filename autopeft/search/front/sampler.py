@@ -201,7 +201,7 @@ def _read(view: View, study: Study, number: int) -> _History:
 def _pool(
     view: View, history: _History, signs: tuple[float, ...], number: int, rng: np.random.Generator
 ) -> list[Point | None]:
-    order = np.argsort(layers(np.array(signs) * np.array(history.values)), kind="stable")
+    order = np.argsort(layers(np.array(signs) * np.array(history.values), until=3 * _BEST), kind="stable")
     best = [history.complete[index] for index in order[: 3 * _BEST]]
     return [*view.spread(number), *[view.changed(best[index % len(best)], rng) for index in range(_CHANGED)]]
 
@@ -237,7 +237,7 @@ def _kept(trials: list[Point], values: Array, axes: Axes) -> tuple[list[Point], 
     if len(trials) <= _KEPT:
         return trials, values
     losses = np.stack([axes.losses(index, values[:, index]) for index in axes.order], axis=1)
-    order = np.argsort(layers(losses), kind="stable")
+    order = np.argsort(layers(losses, until=_KEPT // 2), kind="stable")
     best, others = order[: _KEPT // 2], np.sort(order[_KEPT // 2 :])
     spread = others[np.linspace(0, len(others) - 1, _KEPT - len(best)).astype(int)]
     rows = np.sort(np.concatenate([best, spread]))
