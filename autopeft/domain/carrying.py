@@ -66,7 +66,7 @@ def rebound(candidate: Candidate, before: ModelLayout, after: ModelLayout) -> Ca
 
 def _one_or_carried(layers: tuple[int, ...], before: int, after: int) -> tuple[int, ...]:
     there = carried_layers(layers, before, after)
-    if len(layers) > 1 or len(there) < 2:
+    if len(layers) > 1 or before == 1 or len(there) < 2:
         return there
     # The lowest stays the lowest; of any other, the upper one, which needs no gradient below it.
     return there[:1] if layers[0] == 0 else there[-1:]

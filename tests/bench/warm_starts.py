@@ -38,6 +38,7 @@ def search(task, seed, trials, start=None, sampler="front"):
             parameters=proposal.parameters,
             seed=0,
             status=TrialStatus.COMPLETE,
+            attempt=1,
             sampler_state=proposal.sampler_state,
         )
         told.append(ScoredTrial(trial, task.observed(proposal.candidate, seed)))
