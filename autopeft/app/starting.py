@@ -190,7 +190,9 @@ def _taught(
             )
         )
     losses = np.array([[_loss(*pair) for pair in zip(objectives, one.values or (), strict=True)] for one in complete])
-    on_front = np.flatnonzero(non_dominated(losses))
+    # Of trials with equal values the first stands for all, as in `Front.of`.
+    distinct = np.sort(np.unique(losses, axis=0, return_index=True)[1])
+    on_front = distinct[non_dominated(losses[distinct])]
     front = [int(on_front[index]) for index in order(losses[on_front])]
     carried: dict[int, Expressed] = {}
     why: dict[int, str] = {}
@@ -241,9 +243,6 @@ def _read(
         )
     except UserError as error:
         raise UserError(*(Problem("warm_start", *_rest(one)) for one in error.problems)) from None
-    if folder.name == plan.spec.run_name:
-        step = "Repeat its own command to go on with it."
-        raise UserError(Problem("warm_start", f"'{name}' is this very run", "another run", step))
     with open_run(folder, None if folder.store() == OWN_STORE else store_url) as store:
         run = store.open(folder.name)
         if run is None:
