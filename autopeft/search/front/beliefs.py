@@ -67,9 +67,7 @@ class Beliefs:
                 said = _Said(rows, losses)
                 if unfinished is not None and not axes.logarithmic[index]:
                     said = _with_unfinished(rows, losses, unfinished, axes, index)
-                posterior = fits.posterior(
-                    said.rows, said.losses, groups, prior, said.variances, exact=len(losses)
-                )
+                posterior = fits.posterior(said.rows, said.losses, groups, prior, said.variances, exact=len(losses))
                 own = posterior if said.variances is None else None
                 expected = None
                 if earlier is not None:

@@ -157,9 +157,7 @@ class FrontSampler(BaseSampler):
         pool = likely(pool, risks(pool, history.tried))
         axes, learned = _axes(signs, view.logarithmic, [*history.complete, *history.stopped, *history.running, *pool])
         trials, values = _kept(history.complete, np.array(history.values), axes)
-        beliefs = Beliefs(
-            axes, trials, values, learned, view.groups, _unfinished(history), self._fits, self._earlier
-        )
+        beliefs = Beliefs(axes, trials, values, learned, view.groups, _unfinished(history), self._fits, self._earlier)
         reference = beliefs.reference([*pool, *history.running])
         worth = self._worth(beliefs, pool, history, reference)
         for _ in range(_ROUNDS if whole is None else 0):
