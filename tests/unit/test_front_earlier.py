@@ -50,13 +50,13 @@ def test_a_run_that_ranks_own_trials_rightly_has_weight_and_a_shuffled_one_none(
 
 def test_weights_fade_as_own_results_come():
     earlier = rows_and_losses(40, 50)
-    different = truth(earlier[0][:, [1, 0, 2]]) + 0.5 * truth(earlier[0])  # alike, and not the same
+    alike = truth(earlier[0]) + 0.35 * np.cos(8 * earlier[0][:, 1])  # a ripple that this task has not
     means = []
     for count in (6, 40):
-        found = [weight(rows_and_losses(count, seed, 0.02), (earlier[0], different))[0] for seed in range(3)]
+        found = [weight(rows_and_losses(count, seed, 0.02), (earlier[0], alike))[0] for seed in range(3)]
         means.append(np.mean(found))
     print("weights after 6 and 40 own trials:", np.round(means, 2))
-    assert means[0] > means[1]
+    assert means[0] > 0.6
     assert means[1] < 0.05
 
 
