@@ -120,6 +120,7 @@ def _cells(
 def _details(one: ScoredTrial, full: bool) -> list[tuple[str, str]]:
     trial = one.trial
     lines = candidate_lines(trial.candidate)
+    lines.append(("Proposed by", trial.origin))
     if full:
         lines += [("Digest", trial.digest), ("Seed", str(trial.seed)), ("Attempts", str(trial.attempt))]
         lines += [("Worker", trial.worker)] if trial.worker else []

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 from autopeft import plugins
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.replayed import Contest, Replay
+from autopeft.domain.start import Start
 from autopeft.domain.stopping import FrontStopping, StoppingRule
 from autopeft.search import SAMPLERS
-from autopeft.search.replay import BLIND, Truth, replay
+from autopeft.search.replay import BLIND, Truth, replay, start_from
 from autopeft.store.recorded import read_table
 
 STOPPING = " + stopping"
 """Ends the name of a way to search that stops trials early."""
+WARM, SHUFFLED = " + warm start", " + shuffled start"
+"""Ends the name of a way to search that begins with an earlier one's front and results."""
+SHUFFLE = "shuffled"
+"""Said in place of the table of an earlier search: this very table with its qualities shuffled."""
 
 
 def contest(
@@ -24,6 +30,7 @@ def contest(
     seeds: int = 20,
     workers: int = 1,
     early_stopping: bool = False,
+    warm_start: str | None = None,
     trials: int | None = None,
     until: float | None = 0.99,
     told: Callable[[str, Replay], None] = lambda name, replay: None,
@@ -36,6 +43,8 @@ def contest(
         seeds: Searches with each.
         workers: Simulated trials at once.
         early_stopping: Whether each is replayed a second time, stopping trials early.
+        warm_start: Replays each once more with a warm start from this table, or, where it is `shuffled`, from the very
+            table with its qualities shuffled among the configurations.
         trials: Ends a search; None is the whole table.
         until: Share of the reference hypervolume at which a search is ended; None goes on.
         told: Called with every replay.
@@ -59,16 +68,32 @@ def contest(
     rules: list[tuple[str, StoppingRule | None]] = [("", None)]
     if early_stopping:
         rules.append((STOPPING, FrontStopping()))
+    starts: list[tuple[str, Callable[[int], Start | None]]] = [("", lambda seed: None)]
+    if warm_start is not None:
+        starts.append(_warm(truth, warm_start, trials))
     found: dict[str, tuple[Replay, ...]] = {}
-    for sampler in samplers:
-        for ending, rule in rules:
-            replays = []
-            for seed in range(seeds):
-                one = replay(truth, sampler, seed, workers=workers, rule=rule, trials=trials, until=until)
-                told(sampler + ending, one)
-                replays.append(one)
-            found[sampler + ending] = tuple(replays)
+    for sampler, (begun, start), (ending, rule) in product(samplers, starts, rules):
+        replays = []
+        for seed in range(seeds):
+            one = replay(
+                truth, sampler, seed, workers=workers, rule=rule, trials=trials, until=until, start=start(seed)
+            )
+            told(sampler + begun + ending, one)
+            replays.append(one)
+        found[sampler + begun + ending] = tuple(replays)
     return Contest(table.stem, len(truth.configs), workers, found)
+
+
+def _warm(truth: Truth, named: str, trials: int | None) -> tuple[str, Callable[[int], Start | None]]:
+    """The ending of the names, and the start of every seed."""
+    if named == SHUFFLE:
+        return SHUFFLED, lambda seed: start_from(truth, truth, seed, trials, shuffled=True)
+    earlier = Truth(read_table(Path(named)))
+    if not start_from(truth, earlier, 0, trials).points:
+        found = "it has no configuration of the table that is searched"
+        step = "Record both with one space and one --seed."
+        raise UserError(Problem("--warm-start", found, f"a table of the same space, or {SHUFFLE}", step))
+    return WARM, lambda seed: start_from(truth, earlier, seed, trials)
 
 
 def write_page(found: Contest, path: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.spec import SearchSpec
+from autopeft.domain.start import Start
 
 MIN_FREE_BYTES = 512 * 2**20
 """Below this a search does not start: adapters, the database and Ray's session files need room."""
@@ -22,7 +23,7 @@ MIN_FREE_BYTES = 512 * 2**20
 OWN_STORE = "trials.db"
 """Says that the trial table is the SQLite file in the run's folder."""
 _PROBE = ".write-probe"
-_OWN = {"artefacts", "space.yaml", "space.partial", "spec.partial", "store.txt", "trials.db", _PROBE}
+_OWN = {"artefacts", "space.yaml", "space.partial", "spec.partial", "start.json", "store.txt", "trials.db", _PROBE}
 """What a run that was killed while it began may leave."""
 
 
@@ -44,6 +45,11 @@ class RunFolder:
     def space_file(self) -> Path:
         """The space as it was when the run began; a person's own file may change or go."""
         return self.path / "space.yaml"
+
+    @property
+    def start_file(self) -> Path:
+        """What the run began with, settled: earlier runs may go on, and files of candidates may change or go."""
+        return self.path / "start.json"
 
     @property
     def store_file(self) -> Path:
@@ -79,8 +85,8 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.spec_file.is_file()
 
-    def begin(self, spec: SearchSpec, space: Mapping[str, Any], store: str) -> None:
-        """Make the folder and save the spec, the space and where the trial table is (without a password) in it.
+    def begin(self, spec: SearchSpec, space: Mapping[str, Any], store: str, start: Start | None = None) -> None:
+        """Make the folder and save the spec, the space, the start and where the trial table is (without a password).
 
         Raises:
             UserError: where the folder cannot be written or belongs to something else.
@@ -92,6 +98,7 @@ class RunFolder:
         check_writable(self.path)
         self.artefacts.mkdir(exist_ok=True)
         write_yaml(self.space_file, space)
+        self.start_file.write_text((start or Start()).model_dump_json(), encoding="utf-8")
         self.store_file.write_text(store + "\n", encoding="utf-8")
         # Last, since a folder with a spec counts as a run. With its name, so that a renamed folder is noticed.
         self.save(spec.model_copy(update={"name": spec.run_name}))
@@ -99,6 +106,12 @@ class RunFolder:
     def save(self, spec: SearchSpec) -> None:
         """Write `spec.yaml`, whole or not at all."""
         write_yaml(self.spec_file, json.loads(spec.model_dump_json()))
+
+    def load_start(self) -> Start:
+        """What the run began with; nothing where it is older than that."""
+        if not self.start_file.is_file():
+            return Start()
+        return Start.model_validate_json(self.start_file.read_text(encoding="utf-8"))
 
     def store(self) -> str:
         """The database that the run was begun with, as `begin` was told."""

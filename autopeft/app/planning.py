@@ -90,8 +90,8 @@ class Plan:
 
 
 def written(space: SearchSpaceFile) -> dict[str, Any]:
-    """A space as values that read back as the same space."""
-    return space.model_dump(mode="json", exclude_unset=True)
+    """A space as values that read back as the same space; without its first guesses, which change no candidate."""
+    return space.model_dump(mode="json", exclude_unset=True, exclude={"first"})
 
 
 def evaluator_of(spec: SearchSpec, resources: Resources) -> EvaluatorRef:

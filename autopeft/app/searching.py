@@ -11,6 +11,7 @@ from autopeft.app.folder import RunFolder, check_writable, find_run
 from autopeft.app.known import KnownFromLayout
 from autopeft.app.planning import Plan, make_plan, written
 from autopeft.app.results import Opened, load_results, open_run, shown_store, write_results
+from autopeft.app.starting import make_start
 from autopeft.cluster.admission import Admission
 from autopeft.cluster.campaign import Campaign
 from autopeft.cluster.local_runner import LocalRunner
@@ -73,7 +74,8 @@ def search(
     for text in planned.notices:
         on_event(Notice(text))
     if not folder.exists:
-        folder.begin(spec, planned.space_as_written(), shown_store(store_url))
+        start = make_start(planned, runs, store_url, lambda text: on_event(Notice(text)))
+        folder.begin(spec, planned.space_as_written(), shown_store(store_url), start)
     with open_run(folder, store_url) as store:
         run = store.open(spec.run_name)
         if run is None:
@@ -146,6 +148,7 @@ def _run(
         spec.seed,
         spec.sampler.startup_trials,
         known=KnownFromLayout(plan.inspection.layout),
+        start=folder.load_start(),
     )
 
     def told(event: Event) -> None:

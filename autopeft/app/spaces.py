@@ -13,6 +13,7 @@ from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
 from autopeft.spaces import ParameterRow, SpaceSummary, available, bind, load_space
 from autopeft.spaces import describe as rows_of
+from autopeft.spaces.guesses import guesses
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class SpaceCard:
     size: int | None
     """How many configurations, None where a parameter is continuous or the space is not bound."""
     notices: tuple[str, ...]
+    first: tuple[str, ...] = ()
+    """First guesses: what each is, and where it comes from."""
 
     def as_dict(self) -> dict[str, Any]:
         """The card as JSON values."""
@@ -47,10 +50,12 @@ def describe(name: str, model: str | None, task: TaskName = TaskName.SEQUENCE_CL
         UserError: where the space or the model cannot be had, or they do not fit.
     """
     file = load_space(name)
+    first = tuple(f"{one.name} ({one.source})" if one.source else one.name for one in file.first)
     if model is None:
-        return SpaceCard(file.name, file.summary, file.papers, file.notes, tuple(rows_of(file)), None, None, ())
+        return SpaceCard(file.name, file.summary, file.papers, file.notes, tuple(rows_of(file)), None, None, (), first)
     layout = inspect_model(SearchSpec.model_validate({"model": model}).model, task)
     bound = bind(file, layout, METHODS, POLICIES, CRITERIA)
+    notices = (*bound.notices, *guesses(bound, layout.hidden_size)[1])
     return SpaceCard(
-        file.name, file.summary, file.papers, file.notes, tuple(rows_of(bound)), model, bound.size(), bound.notices
+        file.name, file.summary, file.papers, file.notes, tuple(rows_of(bound)), model, bound.size(), notices, first
     )

@@ -57,6 +57,15 @@ def anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         there = pairs_of(there)
     if isinstance(there, dict) and isinstance(there.get("model"), str) and (folder / there["model"]).exists():
         values = {**values, "predict_for": {**there, "model": str(folder / there["model"])}}
+    for key in ("warm_start", "start_with"):
+        named = values.get(key)
+        if isinstance(named, str):
+            named = [part.strip() for part in named.split(",") if part.strip()]
+        if isinstance(named, list):
+            # A run is named by its name, or by a path to its folder.
+            inside = [isinstance(one, str) and (key == "start_with" or Path(one).name != one) for one in named]
+            kept = [str(folder / one) if here else one for one, here in zip(named, inside, strict=True)]
+            values = {**values, key: kept}
     space = values.get("space")
     if isinstance(space, str) and space.endswith((".yaml", ".yml")):
         values = {**values, "space": str(folder / space)}

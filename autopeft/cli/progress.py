@@ -26,6 +26,7 @@ from autopeft.domain.events import (
 )
 from autopeft.domain.measurements import TakenUp
 from autopeft.domain.results import Front
+from autopeft.domain.start import SAMPLER
 from autopeft.domain.trial import Trial, TrialStatus
 
 FRONT_ROWS = 8
@@ -131,6 +132,12 @@ def taken_up_text(what: str, taken_up: TakenUp) -> str:
     return f"{what} goes on at step {taken_up.step} of {taken_up.planned_steps}"
 
 
+def proposed_text(trial: Trial) -> str:
+    """What a trial is, and who proposed it where that was not the sampler."""
+    text = candidate_text(trial)
+    return text if trial.origin == SAMPLER else f"{text} ({trial.origin})"
+
+
 class PlainProgress(Progress):
     """One line per thing that happened, for logs and pipes."""
 
@@ -153,7 +160,7 @@ class PlainProgress(Progress):
                 ]
                 if trial.failure is not None:
                     parts.append(trial.failure.text)
-                parts.append(candidate_text(trial))
+                parts.append(proposed_text(trial))
                 parts.append(f"{trial.seconds:.0f} s")
                 parts.append(f"front {len(event.front.members)}")
                 if left is not None:
@@ -161,7 +168,7 @@ class PlainProgress(Progress):
                 self._line(" | ".join(parts))
             case TrialRefused(trial):
                 why = trial.failure.text if trial.failure else ""
-                self._line(f"trial {trial.number} {trial.status.value} | {why} | {candidate_text(trial)}")
+                self._line(f"trial {trial.number} {trial.status.value} | {why} | {proposed_text(trial)}")
             case Notice(text):
                 self._line(text)
             case _:
@@ -231,7 +238,7 @@ class LiveProgress(Progress):
         for number, trial in sorted(self.running.items()):
             at = f" {self.shares[number]:.0%}" if self.shares.get(number) else ""
             parts.append(
-                Text(f"  trial {number}{at}  {candidate_text(trial)}", style="dim", no_wrap=True, overflow="ellipsis")
+                Text(f"  trial {number}{at}  {proposed_text(trial)}", style="dim", no_wrap=True, overflow="ellipsis")
             )
         if self.front is not None and self.front.members:
             metric = self.opened.record.task.metric

@@ -113,7 +113,9 @@ def command(
             rich_help_panel=SPACE,
         ),
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, gp, nsga2 or random.", rich_help_panel=SPACE)] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="front, tpe, gp, nsga2, nsga3, evolution or random.", rich_help_panel=SPACE)
+    ] = None,
     startup_trials: Annotated[
         int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
     ] = None,
@@ -121,6 +123,34 @@ def command(
         bool | None,
         typer.Option(
             "--early-stopping", help="Stop those that fall behind.", rich_help_panel=SPACE, show_default=False
+        ),
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN[,RUN…]",
+            help="Earlier runs, by name or folder: their fronts are tried first. The sampler front also expects what "
+            "they saw, as far as its own results bear it out; others do not.",
+            rich_help_panel=SPACE,
+        ),
+    ] = None,
+    start_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Try this candidate before all others: a candidate.yaml, or an adapter_config.json of LoRA. May be "
+            "given several times.",
+            rich_help_panel=SPACE,
+        ),
+    ] = None,
+    first_guesses: Annotated[
+        bool | None,
+        typer.Option(
+            "--first-guesses/--no-first-guesses",
+            help="Try the guesses that come with the space, and points of earlier fronts, in up to a third of the "
+            "budget.",
+            rich_help_panel=SPACE,
+            show_default="try them",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random draw.", rich_help_panel=SPACE)] = None,
@@ -192,6 +222,9 @@ def command(
         "predict_for": predict_for,
         "sampler": {"name": sampler, "startup_trials": startup_trials},
         "early_stopping": early_stopping,
+        "warm_start": warm_start,
+        "start_with": start_with or None,
+        "first_guesses": first_guesses,
         "seed": seed,
         "budget": budget,
         "training": {

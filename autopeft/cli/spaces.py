@@ -85,6 +85,8 @@ def _show(console: Console, card: SpaceCard) -> None:
     console.print()
     if card.bound_to is not None:
         console.print(f"bound to {escape(card.bound_to)}: {_count(card.size)}", soft_wrap=True)
+    for text in card.first:
+        console.print(f"tried first: {escape(text)}", soft_wrap=True)
     for text in (*card.notices, *card.papers):
         console.print(escape(text), style="dim", soft_wrap=True)
 

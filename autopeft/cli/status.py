@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.markup import escape
 
 from autopeft.app.results import load_results, opened
 from autopeft.cli.memory import elsewhere_text, memory_json, memory_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
 from autopeft.cli.tables import STATUS_STYLE, output, print_json, seconds_text
+from autopeft.domain.results import RunResults
+from autopeft.domain.start import SAMPLER
 from autopeft.domain.trial import TrialStatus
 
 MAX_FAILURES = 5
@@ -24,6 +28,7 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
             {
                 "name": name,
                 "trials": {status.value: count for status, count in results.counts().items()},
+                "origins": origins(results),
                 "budget": results.budget.model_dump(),
                 "spent": results.spent.model_dump(),
                 "used_up": used_up,
@@ -37,6 +42,8 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
     console.print(f"[bold]{escape(name)}[/]  created {_when(results.record.created_at)}")
     counts = [f"[{STATUS_STYLE[status]}]{count} {status.value}[/]" for status, count in results.counts().items()]
     console.print("trials   " + (", ".join(counts) or "none yet"))
+    if set(origins(results)) - {SAMPLER}:
+        console.print("from     " + escape(", ".join(f"{count} {name}" for name, count in origins(results).items())))
     state = f"used up ({used_up})" if used_up else f"{results.budget.share_used(results.spent):.0%} used"
     console.print(f"budget   {results.budget}, {state}; {seconds_text(results.spent.seconds)} so far")
     console.print(
@@ -59,6 +66,11 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
         )
     if not used_up:
         console.print(f"go on    autopeft resume {escape(name)}")
+
+
+def origins(results: RunResults) -> dict[str, int]:
+    """How many trials came from where: the sampler, first guesses, a person, earlier runs."""
+    return dict(Counter(one.trial.origin for one in results.trials))
 
 
 def _when(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.layout import ModelLayout
+from autopeft.domain.layout import ModelLayout, Role
 
 
 def carried_layers(layers: tuple[int, ...], before: int, after: int) -> tuple[int, ...]:
@@ -39,3 +39,60 @@ def carried(candidate: Candidate, before: ModelLayout, after: ModelLayout) -> Ca
     if missing:
         raise UserError(*missing)
     return candidate.model_copy(update={"insertions": tuple(insertions)})
+
+
+def rebound(candidate: Candidate, before: ModelLayout, after: ModelLayout) -> Candidate:
+    """The candidate of one search as another one, on another model, can try it.
+
+    As `carried`, but looser, since it is measured anew: a single layer stays a single one, so that the cheapest point
+    of a front stays the cheapest; all modules, or all of a family, are all that the other model has; separate query,
+    key and value are one fused matrix and the other way round.
+
+    Raises:
+        UserError: where nothing answers to a module there.
+    """
+    depths = len(before.layers), len(after.layers)
+    insertions = [
+        one.model_copy(
+            update={
+                "layers": _one_or_carried(one.layers, *depths),
+                "modules": _modules(one.modules, before.roles(), after.roles()),
+            }
+        )
+        for one in candidate.insertions
+    ]
+    return candidate.model_copy(update={"insertions": tuple(insertions)})
+
+
+def _one_or_carried(layers: tuple[int, ...], before: int, after: int) -> tuple[int, ...]:
+    there = carried_layers(layers, before, after)
+    if len(layers) > 1 or before == 1 or len(there) < 2:
+        return there
+    # The lowest stays the lowest; of any other, the upper one, which needs no gradient below it.
+    return there[:1] if layers[0] == 0 else there[-1:]
+
+
+def _modules(modules: tuple[str, ...], before: tuple[Role, ...], after: tuple[Role, ...]) -> tuple[str, ...]:
+    if not modules:
+        return ()
+    if set(modules) == set(before):
+        return tuple(sorted(after))
+    found: set[str] = set()
+    missing = set(modules)
+    for family in ("attention.", "ffn."):
+        own = {role for role in before if role.startswith(family)}
+        there = {role for role in after if role.startswith(family)}
+        if own and own <= set(modules) and there:
+            found |= there
+            missing -= own
+    for role in sorted(missing):
+        others = {role} if role in after else _FUSED.get(role, frozenset()) & set(after)
+        if not others:
+            allowed = ", ".join(after)
+            raise UserError(Problem("modules", f"the model has no {role}", allowed))
+        found |= others
+    return tuple(sorted(found))
+
+
+_SEPARATE = frozenset((Role.QUERY, Role.KEY, Role.VALUE))
+_FUSED: dict[str, frozenset[Role]] = {Role.QKV: _SEPARATE, **{role: frozenset((Role.QKV,)) for role in _SEPARATE}}

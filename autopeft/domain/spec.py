@@ -168,6 +168,11 @@ def _source_alone(value: Any) -> Any:
     return {"source": value} if isinstance(value, str) else value
 
 
+def _listed(value: Any) -> Any:
+    """`a,b` as a list; what is no text as it is."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 class ResourceSpec(_Part):
     """Where and how wide the search runs; changes no result of a trial."""
 
@@ -271,6 +276,15 @@ class SearchSpec(_Part):
     sampler: Annotated[SamplerSpec, BeforeValidator(_name_alone, json_schema_input_type=SamplerSpec | str)] = (
         SamplerSpec()
     )
+    warm_start: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=tuple[str, ...] | str)] = ()
+    """Earlier runs, by name or folder: points of their fronts are tried first, and the sampler `front` expects what
+    they saw, as far as its own results bear it out. Other samplers are given the points alone."""
+    start_with: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=tuple[str, ...] | str)] = ()
+    """Files of candidates that are tried before anything else: a `candidate.yaml`, a `recipe.yaml`, or an
+    `adapter_config.json` of LoRA."""
+    first_guesses: bool = True
+    """Whether the guesses that come with the space are tried first. They and the points of earlier fronts take a third
+    of a budget of trials at most; without such a budget, 6 trials."""
     seed: int = Field(default=0, ge=0)
     budget: BudgetField = Budget(trials=32)
     """When to end: `64`, `2h`, `8gpu-h`, or several joined by commas."""
@@ -296,9 +310,12 @@ class SearchSpec(_Part):
         return {**value, "training": {**training, "rungs": STOPPING_RUNGS}}
 
     @model_validator(mode="after")
-    def _distinct_objectives(self) -> SearchSpec:
+    def _nothing_twice(self) -> SearchSpec:
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives names one twice")
+        for key in ("warm_start", "start_with"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key} names one twice")
         return self
 
     @cached_property
@@ -314,6 +331,11 @@ class SearchSpec(_Part):
             del said["predict_for"]  # so did this
         if not self.early_stopping:
             del said["early_stopping"]
+        for key in ("warm_start", "start_with"):
+            if not said[key]:
+                del said[key]
+        if self.first_guesses:
+            del said["first_guesses"]
         if self.data.max_validation_rows is None:
             del said["data"]["max_validation_rows"]  # and this
         return digest_of(said)

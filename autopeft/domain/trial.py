@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autopeft.domain.candidate import Candidate, Setting
 from autopeft.domain.measurements import Measurements
+from autopeft.domain.start import ORIGIN, SAMPLER
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the file, in a trial's artefact folder, from which its training can be gone on with."""
@@ -118,6 +119,11 @@ class Trial(BaseModel):
     def digest(self) -> str:
         """The candidate's identity."""
         return self.candidate.digest
+
+    @property
+    def origin(self) -> str:
+        """Where its proposal came from: `sampler`, `start-with`, `first guess` or `warm start of RUN`."""
+        return str(self.sampler_state.get(ORIGIN, SAMPLER))
 
     @property
     def refused(self) -> bool:

@@ -19,6 +19,7 @@ from autopeft.domain.objective import Objective
 from autopeft.domain.ports import Proposal
 from autopeft.domain.results import ScoredTrial
 from autopeft.domain.space import Space
+from autopeft.domain.start import ORIGIN, StartingPoint
 from autopeft.domain.trial import TrialStatus
 from autopeft.search.encoding import Encoded, encode, enumerate_values, suggest
 from autopeft.search.feasibility import Feasibility
@@ -103,11 +104,7 @@ class HistorySampler:
         Raises:
             ValueError: where the number was told already.
         """
-        if number in self._told and number not in self._only_asked:
-            raise ValueError(f"trial {number} was told already")
-        self._told.pop(number, None)
-        self._only_asked.discard(number)
-        taken = {told.digest for told in self._told.values()}
+        taken = self._taken(number)
         feasibility = self._feasibility()
         least, best, state = math.inf, None, {}
         for attempt, (values, attrs) in enumerate(self._drawn(self._past(), number)):
@@ -130,6 +127,32 @@ class HistorySampler:
         self._told[number], proposal = best
         self._only_asked.add(number)
         return proposal
+
+    def place(self, number: int, points: Sequence[StartingPoint]) -> tuple[StartingPoint, Proposal] | None:
+        """The first of these points whose candidate is new, as if the sampler had drawn it; None where none is.
+
+        Raises:
+            ValueError: where the number was told already.
+        """
+        taken = self._taken(number)
+        point = next((one for one in points if one.candidate.digest not in taken), None)
+        if point is None:
+            return None
+        # What a sampler notes of its own trials (the generation of NSGA-II) belongs to this one too.
+        kept = self._draw(self._build, self._draw_seed(number, 0), self._past(), number)[1] if self._keeps_state else {}
+        state = {**kept, ORIGIN: point.origin}
+        params, distributions = encode(self._space.parameters, point.parameters)
+        self._told[number] = _Told(point.candidate.digest, TrialStatus.PENDING, params, distributions, state)
+        self._only_asked.add(number)
+        return point, Proposal(parameters=dict(point.parameters), candidate=point.candidate, sampler_state=state)
+
+    def _taken(self, number: int) -> set[str]:
+        """Digests of all trials but this one, which is forgotten where it was asked for and never told."""
+        if number in self._told and number not in self._only_asked:
+            raise ValueError(f"trial {number} was told already")
+        self._told.pop(number, None)
+        self._only_asked.discard(number)
+        return {told.digest for told in self._told.values()}
 
     def tell(self, scored: ScoredTrial) -> None:
         """Learn where a trial stands now, however it ended."""

@@ -13,11 +13,14 @@ from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import KnownObjectives, Sampler
 from autopeft.domain.space import Space
+from autopeft.domain.start import Start
 from autopeft.search.asking import HistorySampler
 from autopeft.search.evolution import EvolutionSampler
+from autopeft.search.front.earlier import EarlierRuns
 from autopeft.search.front.fits import Fits
 from autopeft.search.front.sampler import FrontSampler
 from autopeft.search.front.views import SpaceView, View
+from autopeft.search.starting import StartedSampler
 
 SAMPLERS = {
     "front": "Gaussian process on what training must show, everything else is known; fewest trials, takes any space.",
@@ -48,12 +51,14 @@ def make_sampler(
     startup_trials: int | None = None,
     known: KnownObjectives | None = None,
     view: View | None = None,
+    start: Start | None = None,
 ) -> Sampler:
     """The sampler of this name.
 
     `startup_trials` random trials come before the model is used (for evolution they are the size of a generation);
     `None` is 6, for `nsga2`, `nsga3` and `evolution` 20. `known` tells what need not be learned by training.
-    `view` takes the place of the space as `front` and `evolution` see it.
+    `view` takes the place of the space as `front` and `evolution` see it. `start` is what the search begins with: its
+    points come before the sampler's, and `front` expects what its earlier runs saw.
 
     Raises:
         UserError: where there is no such sampler, or it cannot work on this space or in this installation.
@@ -64,6 +69,11 @@ def make_sampler(
         _check_gp(space)
     if view is None and name in ("front", "evolution"):
         view = SpaceView(space, objectives, known, seed)
+    earlier = (
+        EarlierRuns(view, space.parameters, objectives, start.earlier)
+        if start and start.earlier and view is not None and name == "front"
+        else None
+    )
 
     fits = Fits()
 
@@ -71,7 +81,7 @@ def make_sampler(
         match name:
             case "front":
                 # The draws of a question belong to its number, not to the attempt: it is asked once.
-                return FrontSampler(view, seed=draw_seed, startup=startup_trials, fits=fits)
+                return FrontSampler(view, seed=draw_seed, startup=startup_trials, fits=fits, earlier=earlier)
             case "evolution":
                 assert view is not None
                 return EvolutionSampler(view, draw_seed, startup_trials)
@@ -85,7 +95,7 @@ def make_sampler(
                 return _nsga3(draw_seed, startup_trials, len(objectives))
         return optuna.samplers.RandomSampler(seed=draw_seed)
 
-    return HistorySampler(
+    sampler = HistorySampler(
         build,
         space,
         objectives,
@@ -94,6 +104,7 @@ def make_sampler(
         keeps_state=name in ("nsga2", "nsga3"),
         avoids_infeasible=name != "random",
     )
+    return StartedSampler(sampler, start) if start and start.points else sampler
 
 
 def _tpe(seed: int, startup_trials: int | None) -> BaseSampler:

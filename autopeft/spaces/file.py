@@ -259,6 +259,21 @@ class CandidateTemplate(_Part):
         return {key: one for key, one in found.items() if one is not None}
 
 
+class FirstGuess(_Part):
+    """A point that is worth a trial before anything is known of the task."""
+
+    name: str = Field(min_length=1)
+    """What it is, for a person who reads a notice."""
+    source: str = ""
+    """Where it comes from."""
+    values: dict[str, Setting]
+    """A value for every parameter that exists at the point: one of its values, a name of a set of modules, `all` or
+    how many of the top layers, a size as a number or as `hidden_size/8`, the place of a learning rate in its range.
+    A method's knob may be given as `METHOD: VALUE` under `knobs`."""
+    knobs: dict[str, Setting] = {}
+    """By method, where a parameter of kind `methods` chooses it; what is left out is the method's usual value."""
+
+
 class SearchSpaceFile(_Part):
     """A search space as written, bound to no model yet."""
 
@@ -268,6 +283,8 @@ class SearchSpaceFile(_Part):
     notes: str = ""
     parameters: dict[str, FileParameter] = Field(min_length=1)
     candidate: CandidateTemplate
+    first: tuple[FirstGuess, ...] = ()
+    """Points to try first."""
 
     _source: Source | None = PrivateAttr(default=None)
 
@@ -312,6 +329,8 @@ def allowed_keys(place: Place, kind: str | None) -> tuple[str, ...]:
             model = PolicyTemplate
         case ("candidate", "pruning"):
             model = PruningTemplate
+        case ("first", _):
+            model = FirstGuess
         case ("parameters", _):
             model = KINDS.get(kind or "")
     return tuple(model.model_fields) if model else ()

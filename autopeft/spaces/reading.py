@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.spaces.file import KINDS, SearchSpaceFile, allowed_keys
+from autopeft.spaces.guesses import of_guesses
 from autopeft.spaces.meaning import of_meaning, shown
 from autopeft.spaces.source import Place, Source, read
 
@@ -27,7 +28,9 @@ def parse(text: str, origin: str) -> SearchSpaceFile:
     except ValidationError as error:
         problems += _of_form(error, source)
     if space is not None:
-        problems += of_meaning(space)
+        of_space = of_meaning(space)
+        # Guesses are looked at where the parameters that they give values to are sound.
+        problems += of_space or of_guesses(space)
     if problems:
         raise UserError(*problems)
     assert space is not None

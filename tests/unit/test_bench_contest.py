@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from autopeft.app.contest import contest
 from autopeft.cli.main import app
 from autopeft.domain.errors import UserError
+from autopeft.search.replay import Truth, start_from
 from autopeft.store.recorded import write_table
 from dashboards.contest import contest_record, render
 from tests.fakes.recorded import made_up_table
@@ -68,3 +69,35 @@ def test_what_is_no_table_and_who_is_no_sampler_are_said(table, tmp_path):
     write_table(small, made_up_table(1))
     with pytest.raises(UserError, match="1 of its 1 configurations completed"):
         contest(small, ["random"])
+
+
+def test_a_warm_start_from_the_very_table_saves_and_a_shuffled_one_is_told_apart(table, tmp_path):
+    arguments = ["bench", "samplers", str(table), "--samplers", "random", "--seeds", "3", "--warm-start"]
+    told = CliRunner().invoke(app, [*arguments, str(table)])
+    assert told.exit_code == 0, told.output
+    assert "random + warm start" in told.output
+    found = contest(table, ["random"], seeds=3, warm_start=str(table))
+    cold, warm = (found.trials_to(name, 0.95) for name in ("random", "random + warm start"))
+    assert warm < cold
+    assert f"random + warm start saves {cold - warm:g} trials to 95 %" in told.output
+    shuffled = contest(table, ["random"], seeds=3, warm_start="shuffled")
+    assert list(shuffled.replays) == ["random", "random + shuffled start"]
+    with pytest.raises(UserError, match="cannot be read"):
+        contest(table, ["random"], warm_start=str(tmp_path / "none.parquet"))
+
+
+def test_shuffling_deals_out_the_same_qualities_and_leaves_memory(table):
+    truth = Truth(made_up_table(20))
+    (plain,), (dealt,) = (start_from(truth, truth, 1, shuffled=shuffled).earlier for shuffled in (False, True))
+    values = [
+        [[one.values[name] for one in run.trials] for name in ("accuracy", "train_peak_bytes")]
+        for run in (plain, dealt)
+    ]
+    assert values[0][0] != values[1][0]
+    assert sorted(values[0][0]) == sorted(values[1][0])
+    assert values[0][1] == values[1][1]
+    start = start_from(truth, truth, 1, trials=12)
+    assert start.most == 4
+    assert len({point.candidate.digest for point in start.points}) == len(start.points)
+    other = Truth(made_up_table(6))
+    assert len(start_from(truth, other, 0).earlier[0].trials) == 6

@@ -14,7 +14,8 @@ from autopeft.domain.space import FloatDomain, IntDomain, Parameter
 from autopeft.domain.trial import TrialStatus
 from autopeft.search import make_sampler
 from autopeft.search.front import FrontSampler
-from autopeft.search.front.beliefs import Axes, Beliefs
+from autopeft.search.front.axes import Axes
+from autopeft.search.front.beliefs import Beliefs
 from autopeft.search.front.drawing import change, corner, draw
 from autopeft.search.front.features import Encoder, Shape, describe
 from autopeft.search.front.screening import Tried, risks

@@ -11,36 +11,16 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from autopeft.search.front.acquisition import boxes, expected_hypervolume_improvement
+from autopeft.search.front.axes import COST, QUALITY, Axes
+from autopeft.search.front.earlier import Belief, EarlierRuns, Shifted
 from autopeft.search.front.fits import Fits
-from autopeft.search.front.surrogate import Posterior, Prior
 from autopeft.search.front.views import Point
 
 Array = NDArray[np.float64]
 
-QUALITY = Prior()
-COST = Prior(length=1.0, noise=1e-4, noise_sd=1.5, linear=1.0)
-"""Of bytes, counts and seconds that must be learned: nearly linear in the inputs on their logarithmic scale, nearly
-without noise. It makes the surrogate a Bayesian linear regression with a Matérn correction."""
 _MARGIN = 0.1
 """The reference lies this share of the range behind the worst."""
 _FANTASIES = 8
-
-
-@dataclass(frozen=True)
-class Axes:
-    """How objectives are looked at: as losses, the first black box first."""
-
-    order: tuple[int, ...]
-    """Indices of objectives."""
-    signs: tuple[float, ...]
-    """Per objective, 1 to minimise, -1 to maximise."""
-    logarithmic: tuple[bool, ...]
-    """Per objective, whether ratios count rather than differences."""
-
-    def losses(self, index: int, values: Sequence[float] | Array) -> Array:
-        """Values of one objective as losses."""
-        array = np.asarray(values, dtype=float)
-        return self.signs[index] * (np.log(np.maximum(array, 1e-300)) if self.logarithmic[index] else array)
 
 
 @dataclass(frozen=True)
@@ -71,22 +51,31 @@ class Beliefs:
         groups: NDArray[np.int_],
         unfinished: Unfinished | None = None,
         fits: Fits | None = None,
+        earlier: EarlierRuns | None = None,
     ) -> None:
         """`values [trials, objectives]` as told, at least one trial; `learned`: the objectives that are not known."""
         rows = np.array([point.row for point in trials])
         self._axes = axes
-        self._posteriors: list[Posterior | None] = []
+        self._posteriors: list[Belief | None] = []
         fits = fits or Fits()
         held = []
         for column, index in enumerate(axes.order):
             losses = axes.losses(index, values[:, index])
-            posterior = None
+            posterior: Belief | None = None
             if index in learned:
                 prior = COST if column and axes.logarithmic[index] else QUALITY
+                said = _Said(rows, losses)
                 if unfinished is not None and not axes.logarithmic[index]:
-                    posterior = _with_unfinished(fits, rows, losses, groups, prior, unfinished, axes, index)
-                else:
-                    posterior = fits.posterior(rows, losses, groups, prior)
+                    said = _with_unfinished(rows, losses, unfinished, axes, index)
+                posterior = fits.posterior(said.rows, said.losses, groups, prior, said.variances, exact=len(losses))
+                own = posterior if said.variances is None else None
+                expected = None
+                if earlier is not None:
+                    expected = earlier.expected(index, axes, rows, losses, groups, prior, own)
+                if expected is not None:
+                    rest = said.losses - expected(said.rows)
+                    found = fits.posterior(said.rows, rest, groups, prior, said.variances, exact=len(losses))
+                    posterior = Shifted(found, expected)
             self._posteriors.append(posterior)
             held.append(posterior.predict(rows)[0] if posterior is not None and column == 0 else losses)
         self.held = np.stack(held, axis=1)
@@ -102,7 +91,7 @@ class Beliefs:
         """Means and standard deviations of losses, `[points, m]` each, in the order of the axes."""
         return self._of(points, self._posteriors)
 
-    def _of(self, points: Sequence[Point], posteriors: Sequence[Posterior | None]) -> tuple[Array, Array]:
+    def _of(self, points: Sequence[Point], posteriors: Sequence[Belief | None]) -> tuple[Array, Array]:
         rows = np.array([point.row for point in points])
         mean, sd = np.zeros((2, len(points), len(self._axes.order)))
         for column, (index, posterior) in enumerate(zip(self._axes.order, posteriors, strict=True)):
@@ -149,23 +138,20 @@ class Beliefs:
         return worst + _MARGIN * np.where(span > 0, span, 1.0)
 
 
-def _with_unfinished(
-    fits: Fits,
-    rows: Array,
-    losses: Array,
-    groups: NDArray[np.int_],
-    prior: Prior,
-    unfinished: Unfinished,
-    axes: Axes,
-    index: int,
-) -> Posterior:
-    return fits.posterior(
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What trials told of one objective."""
+
+    rows: Array
+    losses: Array
+    variances: Array | None = None
+
+
+def _with_unfinished(rows: Array, losses: Array, unfinished: Unfinished, axes: Axes, index: int) -> _Said:
+    return _Said(
         np.vstack([rows, [point.row for point in unfinished.trials]]),
         np.concatenate([losses, axes.losses(index, unfinished.values[:, index])]),
-        groups,
-        prior,
         np.concatenate([np.zeros(len(losses)), unfinished.variances[:, index]]),
-        exact=len(losses),
     )
 
 

@@ -14,7 +14,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.domain.pareto import layers
-from autopeft.search.front.beliefs import Axes, Beliefs, Unfinished
+from autopeft.search.front.axes import Axes
+from autopeft.search.front.beliefs import Beliefs, Unfinished
+from autopeft.search.front.earlier import EarlierRuns
 from autopeft.search.front.fits import Fits
 from autopeft.search.front.screening import Tried, likely, risks
 from autopeft.search.front.study_view import KnownByParams, StudyView
@@ -85,6 +87,7 @@ class FrontSampler(BaseSampler):
         startup: int | None = None,
         per_second: bool = False,
         fits: Fits | None = None,
+        earlier: EarlierRuns | None = None,
     ) -> None:
         """A sampler.
 
@@ -95,6 +98,7 @@ class FrontSampler(BaseSampler):
             startup: Trials at random before the model is used.
             per_second: Whether a point's worth is divided by its known seconds, where those are known.
             fits: Remembers what was fitted, for samplers that are built anew for every question.
+            earlier: Runs of which the model expects the like, as far as the trials bear them out.
         """
         self._view = view
         self._known = dict(known or {})
@@ -102,6 +106,7 @@ class FrontSampler(BaseSampler):
         self._startup = STARTUP if startup is None else startup
         self._per_second = per_second
         self._fits = fits or Fits()
+        self._earlier = earlier
         self._otherwise = RandomSampler(seed=self._seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -152,7 +157,7 @@ class FrontSampler(BaseSampler):
         pool = likely(pool, risks(pool, history.tried))
         axes, learned = _axes(signs, view.logarithmic, [*history.complete, *history.stopped, *history.running, *pool])
         trials, values = _kept(history.complete, np.array(history.values), axes)
-        beliefs = Beliefs(axes, trials, values, learned, view.groups, _unfinished(history), self._fits)
+        beliefs = Beliefs(axes, trials, values, learned, view.groups, _unfinished(history), self._fits, self._earlier)
         reference = beliefs.reference([*pool, *history.running])
         worth = self._worth(beliefs, pool, history, reference)
         for _ in range(_ROUNDS if whole is None else 0):

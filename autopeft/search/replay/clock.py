@@ -11,6 +11,7 @@ from autopeft.domain.ports import Known, Proposal, Sampler
 from autopeft.domain.recording import RecordedTraining
 from autopeft.domain.replayed import Moment, Replay
 from autopeft.domain.results import ScoredTrial, score
+from autopeft.domain.start import Start
 from autopeft.domain.stopping import Standing, StoppingRule
 from autopeft.domain.trial import Trial, TrialStatus
 from autopeft.search.replay.table_space import TableSpace, TableView
@@ -59,6 +60,7 @@ def replay(
     rule: StoppingRule | None = None,
     trials: int | None = None,
     until: float | None = None,
+    start: Start | None = None,
 ) -> Replay:
     """Search a table with a sampler, as if every training took the time that was recorded.
 
@@ -73,12 +75,15 @@ def replay(
         rule: Stops trials early; None trains all to the end.
         trials: Ends the search; None goes on until the table has no more.
         until: Ends the search at this share of the reference hypervolume.
+        start: What the search begins with; points of the table.
     """
-    return _Search(truth, sampler, seed, rule).run(workers, trials or len(truth.configs), until)
+    return _Search(truth, sampler, seed, rule, start).run(workers, trials or len(truth.configs), until)
 
 
 class _Search:
-    def __init__(self, truth: Truth, name: str, seed: int, rule: StoppingRule | None) -> None:
+    def __init__(
+        self, truth: Truth, name: str, seed: int, rule: StoppingRule | None, start: Start | None = None
+    ) -> None:
         self._truth = truth
         self._seed = seed
         self._rule = rule
@@ -87,7 +92,9 @@ class _Search:
         known = None if name.endswith(BLIND) else self._known
         name = name.removesuffix(BLIND)
         view = TableView(self._space, truth.objectives, known, seed) if name in ("front", "evolution") else None
-        self._sampler: Sampler = make_sampler(name, self._space, truth.objectives, seed, known=known, view=view)
+        self._sampler: Sampler = make_sampler(
+            name, self._space, truth.objectives, seed, known=known, view=view, start=start
+        )
         self._trials: dict[int, _Running] = {}
         self._events: list[_Event] = []
         self._sampler_s = 0.0
