@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.calibration import prediction_errors
+from autopeft.domain.fidelity import saved_by_stopping
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import PICKS, RunResults, ScoredTrial
 from autopeft.domain.trial import TrialStatus
@@ -62,6 +63,7 @@ def header_record(results: RunResults) -> HeaderRecord:
         ("Space", spec.space),
         ("Sampler", f"{spec.sampler.name}, seed {spec.seed}"),
         ("Budget used", budget_text(results.budget, results.spent)),
+        *stopping_facts(results),
         *memory_facts(results),
         ("Started", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(results.record.created_at))),
     )
@@ -72,6 +74,20 @@ def header_record(results: RunResults) -> HeaderRecord:
         counts=tuple(results.counts().items()),
         cards=cards(results),
     )
+
+
+def stopping_facts(results: RunResults) -> list[tuple[str, str]]:
+    """What early stopping saved, where a trial was stopped."""
+    saved = saved_by_stopping(results.record, (one.trial for one in results.trials))
+    if saved is None:
+        return []
+    trials = f"{saved.trials:,} trial{'s' if saved.trials != 1 else ''} stopped"
+    return [
+        (
+            "Saved by stopping early",
+            f"{saved.samples:,} training samples, {100 * saved.share:.0f} % of those planned; {trials}",
+        )
+    ]
 
 
 def memory_facts(results: RunResults) -> list[tuple[str, str]]:

@@ -15,9 +15,10 @@ from autopeft.app.spec_file import anchored, make_spec, merged, read_spec
 from autopeft.cli.memory import elsewhere_text, memory_json, memory_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs, StoreUrl
 from autopeft.cli.progress import progress_for
-from autopeft.cli.tables import front_table, output, print_json, seconds_text
+from autopeft.cli.tables import front_table, output, print_json, saved_text, seconds_text
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import OnEvent
+from autopeft.domain.fidelity import saved_by_stopping
 from autopeft.domain.spec import SearchSpec
 from autopeft.export.tables import front_rows
 
@@ -259,7 +260,7 @@ def _show(result: SearchResult) -> None:
     console = output()
     results = result.results
     task = results.record.task
-    counts = ", ".join(f"{count} {status.value}" for status, count in results.counts().items())
+    counts = ", ".join(f"{count} {status.value.replace('_', ' ')}" for status, count in results.counts().items())
     console.print(f"[bold]{escape(result.why)}[/] {counts}; {seconds_text(results.spent.seconds)}.", soft_wrap=True)
     if results.front.members:
         console.print()
@@ -275,6 +276,8 @@ def _show(result: SearchResult) -> None:
     console.print()
     if memory := memory_text(results):
         console.print(f"memory   {memory}", soft_wrap=True)
+    if saved := saved_by_stopping(results.record, (one.trial for one in results.trials)):
+        console.print(f"saved    {saved_text(saved)}", soft_wrap=True)
     console.print(f"report   {escape(str(result.folder / 'report.html'))}", soft_wrap=True)
     for label, path in result.exported.items():
         console.print(f"adapter  {escape(str(path))}  ({label})", soft_wrap=True)

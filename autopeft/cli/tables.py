@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.domain.candidate import Candidate, Insertion
+from autopeft.domain.fidelity import Saved, Stop
 from autopeft.domain.layout import Role
 from autopeft.domain.objective import Direction, Objective, Unit
 from autopeft.domain.results import Front, ScoredTrial
@@ -140,6 +141,21 @@ def configuration_text(candidate: Candidate) -> str:
     parts += [chosen for _, chosen, _ in candidate.treatments()]
     parts.append(f"lr {setting(candidate.learning_rate)}")
     return " · ".join(parts)
+
+
+def stop_text(stop: Stop, metric: str) -> str:
+    """How far a trial came that was stopped early, and how good it was there: `stopped at 1/3, accuracy 0.410`."""
+    value = stop.quality.get(metric)
+    return f"stopped at {stop.share}" + ("" if value is None else f", {metric} {value:.3f}")
+
+
+def saved_text(saved: Saved) -> str:
+    """What early stopping saved: `1,234 training samples (60 steps, 61 % of what was planned) by stopping 3 trials`."""
+    trials = f"{saved.trials} trial{'s' if saved.trials != 1 else ''}"
+    return (
+        f"{saved.samples:,} training samples ({saved.steps:,} steps, {saved.share:.0%} of what was planned) "
+        f"by stopping {trials} early"
+    )
 
 
 def front_table(

@@ -32,6 +32,7 @@ _TYPES = {
     "finished_at": "float64",
     "steps": "Int64",
     "planned_steps": "Int64",
+    "fidelity": "float64",
     "train_s": "float64",
     "train_tokens": "Int64",
     "evaluate_s": "float64",
@@ -174,6 +175,7 @@ def _fixed(one: ScoredTrial) -> dict[str, Cell]:
         "finished_at": trial.finished_at,
         "candidate": trial.candidate.model_dump_json(),
     }
+    row["fidelity"] = measured.steps / measured.planned_steps if measured and measured.planned_steps else None
     for name in _TYPES:
         if name not in row and not name.endswith(_OF_PEAKS):
             row[name] = _finite(getattr(measured, name)) if measured else None
