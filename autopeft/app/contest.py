@@ -8,13 +8,13 @@ from pathlib import Path
 from autopeft import plugins
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.replayed import Contest, Replay
-from autopeft.domain.stopping import FrontStopping, StoppingRule
+from autopeft.domain.stopping import RULES, StoppingRule
 from autopeft.search import SAMPLERS
 from autopeft.search.replay import BLIND, Truth, replay
 from autopeft.store.recorded import read_table
 
-STOPPING = " + stopping"
-"""Ends the name of a way to search that stops trials early."""
+STOPPING = " + "
+"""Stands before the name of the rule in the name of a way to search that stops trials early."""
 
 
 def contest(
@@ -23,7 +23,7 @@ def contest(
     *,
     seeds: int = 20,
     workers: int = 1,
-    early_stopping: bool = False,
+    early_stopping: Sequence[str] = (),
     trials: int | None = None,
     until: float | None = 0.99,
     told: Callable[[str, Replay], None] = lambda name, replay: None,
@@ -35,7 +35,7 @@ def contest(
         samplers: Names; the ending `-blind` lets one learn what is known before a training.
         seeds: Searches with each.
         workers: Simulated trials at once.
-        early_stopping: Whether each is replayed a second time, stopping trials early.
+        early_stopping: Names of rules; each sampler is replayed once more with each, stopping trials early.
         trials: Ends a search; None is the whole table.
         until: Share of the reference hypervolume at which a search is ended; None goes on.
         told: Called with every replay.
@@ -44,6 +44,7 @@ def contest(
         UserError: where the table cannot be read or replayed, or a sampler is unknown.
     """
     wrong = [unknown("--samplers", name, SAMPLERS) for name in samplers if name.removesuffix(BLIND) not in SAMPLERS]
+    wrong += [unknown("--early-stopping", name, RULES) for name in early_stopping if name not in RULES]
     if wrong:
         raise UserError(*wrong)
     truth = Truth(read_table(table))
@@ -57,8 +58,7 @@ def contest(
             )
         )
     rules: list[tuple[str, StoppingRule | None]] = [("", None)]
-    if early_stopping:
-        rules.append((STOPPING, FrontStopping()))
+    rules += [(STOPPING + name, RULES[name]) for name in early_stopping]
     found: dict[str, tuple[Replay, ...]] = {}
     for sampler in samplers:
         for ending, rule in rules:

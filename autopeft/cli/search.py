@@ -119,9 +119,14 @@ def command(
         int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
     ] = None,
     early_stopping: Annotated[
-        bool | None,
+        str | None,
         typer.Option(
-            "--early-stopping", help="Stop those that fall behind.", rich_help_panel=SPACE, show_default=False
+            "--early-stopping",
+            metavar="[RULE]",
+            help="Stop those that fall behind: front (without a value) or mo-asha; "
+            "--sampler random --early-stopping mo-asha is MO-ASHA.",
+            rich_help_panel=SPACE,
+            show_default=False,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random draw.", rich_help_panel=SPACE)] = None,

@@ -3,11 +3,13 @@
 import math
 
 import pytest
+from typer.testing import CliRunner
 
+from autopeft.cli.main import app
 from autopeft.cluster.stopping import EarlyStopping
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
 from autopeft.domain.spec import SearchSpec
-from autopeft.domain.stopping import Standing
+from autopeft.domain.stopping import RULES, Standing
 from autopeft.domain.trial import Trial, TrialStatus
 from tests.fakes.searches import ToySampler, toy_objectives
 
@@ -23,6 +25,9 @@ class Noting:
     def goes_on(self, trial, others):
         self.asked.append((trial, sorted(others, key=lambda one: one.number)))
         return False
+
+    def behind(self, standings):
+        return {}
 
 
 def rung(step, accuracy, memory=100, train_loss=1.0):
@@ -114,3 +119,36 @@ def test_a_search_that_stops_early_has_three_rungs_and_another_digest():
 def test_a_sample_for_validation_is_another_search_and_none_is_the_same():
     assert SearchSpec().digest == SearchSpec(data={"source": "python-docs", "max_validation_rows": None}).digest
     assert SearchSpec().digest != SearchSpec(data={"source": "python-docs", "max_validation_rows": 9}).digest
+
+
+def test_a_rule_has_a_name_and_true_is_the_front_rule():
+    assert SearchSpec(early_stopping=True) == SearchSpec(early_stopping="front")
+    assert SearchSpec(early_stopping=False) == SearchSpec()
+    other = SearchSpec(early_stopping="mo-asha")
+    assert other.training.rungs == pytest.approx(SHARES)
+    assert len({SearchSpec().digest, SearchSpec(early_stopping="front").digest, other.digest}) == 3
+    # The digest of a run that was begun when the key was a switch.
+    assert SearchSpec(early_stopping=True).digest == "b044dc06852ef48b"
+    for name in RULES:
+        assert SearchSpec(early_stopping=name).early_stopping == name
+    with pytest.raises(ValueError, match="mo-asha"):
+        SearchSpec(early_stopping="asha")
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        (["--early-stopping"], "front"),
+        (["--early-stopping", "mo-asha"], "mo-asha"),
+        (["--early-stopping", "--seed", "3"], "front"),
+        (["--early-stopping", "FILE"], "front"),
+        ([], None),
+    ],
+)
+def test_the_flag_without_a_value_is_the_front_rule(monkeypatch, tmp_path, given, rule):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("space: lora")
+    asked = []
+    monkeypatch.setattr("autopeft.app.searching.search", lambda spec, *_, **__: asked.append(spec) or 1 / 0)
+    CliRunner().invoke(app, ["search", *[str(spec) if one == "FILE" else one for one in given]])
+    assert [one.early_stopping for one in asked] == [rule]
