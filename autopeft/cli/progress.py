@@ -61,6 +61,8 @@ class Progress:
                 self.counts = {status: count for status, count in event.counts.items() if status.ended}
             case TrialStarted(trial):
                 self.running[trial.number] = trial
+                if event.again:
+                    self.counts[TrialStatus.STOPPED_EARLY] = self.counts.get(TrialStatus.STOPPED_EARLY, 1) - 1
             case TrialTakenUp(number, taken_up):
                 self.shares[number] = taken_up.step / taken_up.planned_steps
             case RungReached(number, rung):

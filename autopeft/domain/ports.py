@@ -261,6 +261,14 @@ class RunStore(Protocol):
         """
         ...
 
+    def reopen(self, number: int) -> Trial:
+        """Put a trial that was stopped early back to `pending`, with what it measured, to train on.
+
+        Raises:
+            ValueError: where it was not stopped early.
+        """
+        ...
+
     def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
         """Mark a pending trial running, one attempt further, on so many GPUs (charged if this process is killed)."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ class Standing:
 
 class StoppingRule(Protocol):
     """Decides at a rung; a pure function of the trials so far, so that a search that goes on decides alike."""
+
+    promotes: ClassVar[bool]
+    """Whether a stopped trial may be wanted again although one of the front was better at its rung."""
 
     def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:
         """Whether a trial that has just reached the rung `len(trial.losses) - 1` trains on.
@@ -70,6 +73,7 @@ class FrontStopping:
     that is stopped is further away than that, so none is stopped and taken up in turns.
     """
 
+    promotes: ClassVar[bool] = False
     eta: float = 3.0
     quantile: float = 0.9
     least: int = 6
@@ -121,6 +125,7 @@ class Halving:
     rung, since bytes and losses have no common unit.
     """
 
+    promotes: ClassVar[bool] = True
     eta: float = 3.0
 
     def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:

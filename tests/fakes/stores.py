@@ -80,6 +80,11 @@ class MemoryRunStore:
         update = {"status": outcome.status, "failure": outcome.failure, "measurements": outcome.measurements}
         return self._write("refuse", trial.model_copy(update={**update, "finished_at": time.time()}))
 
+    def reopen(self, number: int) -> Trial:
+        row = self._rows[number]
+        assert row.status is TrialStatus.STOPPED_EARLY
+        return self._write("reopen", row.model_copy(update={"status": TrialStatus.PENDING, "finished_at": None}))
+
     def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
         row = self._rows[number]
         assert row.status is TrialStatus.PENDING
