@@ -12,6 +12,7 @@ import numpy as np
 from autopeft.domain import pareto
 from autopeft.domain.fidelity import stop_of
 from autopeft.domain.objective import Objective
+from autopeft.domain.repetition import Estimate, believed
 from autopeft.domain.results import RunResults, ScoredTrial
 from autopeft.domain.trial import Trial, TrialStatus
 
@@ -76,6 +77,8 @@ class FrontRecord:
     """Infeasible trials that can be put nowhere on the x axis."""
     limit: float | None
     """`max_memory` in bytes, where x is the memory it limits."""
+    repeated: bool
+    """Whether any candidate was trained more than once: qualities are then posterior means."""
     guess: float | None
     """What the majority class scores, where y is accuracy."""
 
@@ -98,6 +101,7 @@ def front_record(results: RunResults, x: Objective | None, y: Objective, third: 
     if at_y is None:
         raise ValueError("the record needs an objective for y")
     picks, numbers = recommended(results), results.front.numbers
+    beliefs = believed(results.objectives, results.trials)
     points = tuple(
         FrontPoint(
             number=one.trial.number,
@@ -107,9 +111,9 @@ def front_record(results: RunResults, x: Objective | None, y: Objective, third: 
             on_front=one.trial.number in numbers,
             picks=picks.get(one.trial.number, ()),
             test=test_score(results, one),
-            hover=hover_text(results, one),
+            hover=hover_text(results, one, beliefs.estimates.get(one.trial.number)),
         )
-        for one in results.trials
+        for one in beliefs.points
         if one.values is not None
     )
     max_memory = results.record.spec.max_memory
@@ -126,12 +130,16 @@ def front_record(results: RunResults, x: Objective | None, y: Objective, third: 
         stopped=tuple(still for one in results.trials if (still := _stopped(results, one, x, y)) is not None),
         unplaced=len(infeasible) - len(placed),
         limit=limit,
+        repeated=bool(beliefs.estimates),
         guess=majority(results) if y.name == results.record.task.metric else None,
     )
 
 
-def hover_text(results: RunResults, one: ScoredTrial) -> str:
-    """Trial number and status, all numbers with the test score, all parameters; one a line, plain text."""
+def hover_text(results: RunResults, one: ScoredTrial, estimate: Estimate | None = None) -> str:
+    """Trial number and status, all numbers with the test score, all parameters; one a line, plain text.
+
+    With `estimate`, that of the candidate's quality, it says that it is a posterior mean, and what was observed.
+    """
     trial = one.trial
     lines = [f"Trial {trial.number} · {status_text(results, trial)}"]
     measured = trial.measurements
@@ -139,7 +147,11 @@ def hover_text(results: RunResults, one: ScoredTrial) -> str:
         value = one.values[index] if one.values else objective(measured) if measured else math.nan
         if math.isfinite(value):
             there = " there" if objective.is_quality and trial.status is TrialStatus.STOPPED_EARLY else ""
+            quality = estimate is not None and objective is results.quality_objective()
+            there = ", posterior mean" if quality else there
             lines.append(f"{label(objective)}{there}: {text_of(value, objective.unit)}")
+            if quality and estimate is not None:
+                lines.append(observed_text(estimate, objective))
     score = test_score(results, one)
     if score is not None:
         metric = results.record.task.metric
@@ -154,6 +166,14 @@ def status_text(results: RunResults, trial: Trial) -> str:
     """A trial's status; of one that was stopped early, at which rung: `stopped at 1/3`."""
     stop = stop_of(trial, results.record.spec.training.rungs)
     return trial.status.value.replace("_", " ") if stop is None else f"stopped at {stop.share}"
+
+
+def observed_text(estimate: Estimate, objective: Objective) -> str:
+    """What was observed of a candidate: `Observed: 64.2 %`, `Observed: 64.2 % ± 1.1 % in 3 trainings`."""
+    text = f"Observed: {text_of(estimate.mean, objective.unit)}"
+    if estimate.spread is None:
+        return text
+    return f"{text} ± {text_of(estimate.spread, objective.unit)} in {estimate.count} trainings"
 
 
 def escaped(lines: str) -> str:

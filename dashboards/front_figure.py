@@ -359,6 +359,8 @@ def front_panel(results: RunResults) -> Panel:
     )
     if records[0].stopped:
         caption += " Hollow squares were stopped early and stand where their last rung saw them; they are no results."
+    if records[0].repeated:
+        caption += " Some were trained again with another seed: quality is the posterior mean of each candidate."
     unplaced = records[0].unplaced
     if unplaced:
         caption += f" {unplaced} infeasible {'trial has' if unplaced == 1 else 'trials have'} no number to draw."

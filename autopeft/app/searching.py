@@ -25,6 +25,7 @@ from autopeft.domain.stopping import RULES
 from autopeft.domain.trial import Trial
 from autopeft.plugins import locate
 from autopeft.search import make_sampler
+from autopeft.search.repeating import RepeatingSampler
 from autopeft.spaces.library import load_space
 
 
@@ -148,6 +149,9 @@ def _run(
         spec.sampler.startup_trials,
         known=KnownFromLayout(plan.inspection.layout),
     )
+
+    if spec.repeat_share:
+        sampler = RepeatingSampler(sampler, plan.objectives, spec.repeat_share, spec.seed)
 
     def told(event: Event) -> None:
         if isinstance(event, RunOpened):

@@ -19,6 +19,7 @@ from autopeft.cli.tables import front_table, output, print_json, saved_text, sec
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import OnEvent
 from autopeft.domain.fidelity import saved_by_stopping
+from autopeft.domain.repetition import believed
 from autopeft.domain.spec import SearchSpec
 from autopeft.export.tables import front_rows
 
@@ -129,6 +130,14 @@ def command(
             show_default=False,
         ),
     ] = None,
+    repeat_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Of the budget, at most, to train the promising again with another seed, as 0.2.",
+            rich_help_panel=SPACE,
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random draw.", rich_help_panel=SPACE)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=TRAIN)] = None,
     steps: Annotated[
@@ -198,6 +207,7 @@ def command(
         "predict_for": predict_for,
         "sampler": {"name": sampler, "startup_trials": startup_trials},
         "early_stopping": early_stopping,
+        "repeat_share": repeat_share,
         "seed": seed,
         "budget": budget,
         "training": {
@@ -271,7 +281,10 @@ def _show(result: SearchResult) -> None:
         console.print()
         console.print(
             front_table(
-                results.front, task.metric, with_test=any(one.trial.test_quality for one in results.front.members)
+                results.front,
+                task.metric,
+                with_test=any(one.trial.test_quality for one in results.front.members),
+                estimates=believed(results.objectives, results.trials).estimates,
             )
         )
         if there := elsewhere_text(results):

@@ -1,7 +1,7 @@
 """The search loop that every runner drives: what to train next, and what to do with how it ended.
 
 All trials of a run train with the run's own seed, so that two candidates differ by what they are and not by the draw
-of batches and initial weights.
+of batches and initial weights; repetitions of a candidate have other ones.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Campaign:
         self._rows = 0
         self._ended = 0
         self._exhausted = False
-        self._fronts = GrowingFront(self._objectives)
+        self._fronts = GrowingFront(self._objectives, store.record.spec.repeat_share > 0)
 
     @property
     def front(self) -> Front:
@@ -194,7 +194,9 @@ class Campaign:
         if not self._is_current(number, attempt):
             return True
         self._on_event(RungReached(number, rung))
-        return self._stopping is None or self._stopping.goes_on(number, rung)
+        # A repetition is trained to its end: what is known only of those that did well would be no mean.
+        repeats = self._running[number].task.seed != self._seed
+        return repeats or self._stopping is None or self._stopping.goes_on(number, rung)
 
     def stopped(self, task: EvaluationTask) -> None:
         """Record that a trial was ended at the rung at which `rung` said so, with what its rungs told."""
@@ -260,7 +262,7 @@ class Campaign:
         # What ran when a driver died may have brought it down: the rest comes first and is safe when it does so again.
         self._pending.extend(sorted(waiting, key=lambda trial: (trial.driver_deaths, trial.number)))
         self._fronts.begin(scored)
-        self._adapters.sweep(trials, self.front)
+        self._adapters.sweep(self._fronts.spared(trials), self.front)
         self._on_event(
             RunOpened(
                 record=self._store.record,
@@ -281,6 +283,7 @@ class Campaign:
         # After failures and refusals, a person changes something and goes on.
         if self._failures.exceeded() is None and self._refusals.exceeded() is None:
             self._adapters.drop_stopped()
+            self._adapters.drop(self._fronts.left, self.front)
         return Done(why)
 
     def _wanted(self) -> int | None:
@@ -317,11 +320,9 @@ class Campaign:
     def _proposed(self, proposal: Proposal, worker: str) -> EvaluationTask | Refused:
         """Write a proposal's row: of a trial that starts, or of one that is refused."""
         outcome = self._admission.refusal(proposal.candidate)
+        seed = self._seed if proposal.seed is None else proposal.seed
         with self._lock:
-            if outcome is None:
-                trial = self._store.add(proposal, self._seed)
-            else:
-                trial = self._store.refuse(proposal, self._seed, outcome)
+            trial = self._store.add(proposal, seed) if outcome is None else self._store.refuse(proposal, seed, outcome)
         self._rows += 1
         self._refusals.count(trial)
         if outcome is None:

@@ -277,6 +277,9 @@ class SearchSpec(_Part):
     `mo-asha` those that are not among the best third by fronts of quality and memory, until they are (with the sampler
     `random` that is MO-ASHA, Schmucker et al. 2021). The rungs are then 1/9, 1/3 and 1 of the steps, unless
     `training.rungs` says otherwise."""
+    repeat_share: float = Field(default=0.0, ge=0, le=0.5)
+    """At most this share of the trials, and of all their steps, goes to training promising candidates again with
+    another seed; the front is then one of posterior means."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_name_alone, json_schema_input_type=SamplerSpec | str)] = (
         SamplerSpec()
     )
@@ -325,6 +328,8 @@ class SearchSpec(_Part):
             del said["early_stopping"]
         elif self.early_stopping == "front":
             said["early_stopping"] = True  # as it was written when there was one rule
+        if not self.repeat_share:
+            del said["repeat_share"]
         if self.data.max_validation_rows is None:
             del said["data"]["max_validation_rows"]  # and this
         return digest_of(said)

@@ -60,7 +60,8 @@ class MemoryRunStore:
         self.calls.append("close")
 
     def add(self, proposal: Proposal, seed: int) -> Trial:
-        if any(row.digest == proposal.candidate.digest for row in self._rows.values()):
+        taken = (proposal.candidate.digest, seed)
+        if any((row.digest, row.seed) == taken for row in self._rows.values()):
             raise TakenTrialError(proposal.candidate.digest)
         number = len(self._rows)
         row = Trial(
