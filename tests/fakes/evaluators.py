@@ -72,7 +72,9 @@ class FakeEvaluator:
             if task.number in stop and step < self._rungs:
                 self._write(f"stopped {task.number} {step}")
                 _save(checkpoint, reached)
-                partial = measurements.model_copy(update={"rungs": tuple(reached), "quality": rung.quality})
+                partial = measurements.model_copy(
+                    update={"rungs": tuple(reached), "quality": rung.quality, "steps": rung.step}
+                )
                 return {task.number: Outcome(status=TrialStatus.STOPPED_EARLY, measurements=partial, seconds=0.1)}
         if self._rungs == 0:
             time.sleep(self._delay_s)

@@ -16,6 +16,7 @@ from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory
 from autopeft.domain.repetition import LEAST, Shrinkage, believed, pooled_noise
 from autopeft.domain.results import Front, score
 from autopeft.domain.trial import Trial, TrialStatus
+from autopeft.export.card import write_card
 from autopeft.export.tables import front_rows, trial_rows, write_front, write_trials
 from autopeft.search.repeating import RepeatingSampler
 from autopeft.search.samplers import make_sampler
@@ -333,6 +334,16 @@ def test_tables_and_exports_name_both_numbers(repeated, tmp_path):
     assert set(table.repeats.dropna()) == set(beliefs.first.values())
     plain = runs.results(40)
     assert not any("observed" in name or "repeats" in name for name in (*front_rows(plain)[0], *trial_rows(plain)[0]))
+
+
+def test_a_model_card_names_both_numbers(repeated):
+    estimates = believed(repeated.objectives, repeated.trials).estimates
+    one = next(one for one in repeated.front.members if estimates[one.trial.number].count == 2)
+    text, estimate = write_card(repeated, one, "knee", "base"), estimates[one.trial.number]
+    assert f"accuracy (objective, posterior mean) | {estimate.posterior:.4f}" in text
+    assert f"accuracy observed in 2 trainings | {estimate.mean:.4f}, standard deviation 0.0141" in text
+    plain = runs.results(40)
+    assert "observed" not in write_card(plain, plain.front.members[0], "knee", "base")
 
 
 def test_a_person_sees_both_numbers(repeated):
