@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopeft.domain import pareto
+from autopeft.domain.fidelity import stop_of
 from autopeft.domain.objective import Objective
+from autopeft.domain.repetition import Estimate, believed
 from autopeft.domain.results import RunResults, ScoredTrial
-from autopeft.domain.trial import TrialStatus
+from autopeft.domain.trial import Trial, TrialStatus
 
 from .header import majority, metric_unit, recommended, test_score
 from .numbers import label, setting, text_of
@@ -50,6 +52,16 @@ class Infeasible:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A trial that was stopped early: where it stood at its last rung, which is no result."""
+
+    number: int
+    x: float
+    y: float
+    hover: str
+
+
+@dataclass(frozen=True)
 class FrontRecord:
     """The front in the plane of two objectives; `x` is None where there is only one, then x is the trial number."""
 
@@ -60,10 +72,13 @@ class FrontRecord:
     stairs: tuple[tuple[float, float], ...]
     """Corners of the front in this plane, from the best x to the best y."""
     infeasible: tuple[Infeasible, ...]
+    stopped: tuple[Stopped, ...]
     unplaced: int
     """Infeasible trials that can be put nowhere on the x axis."""
     limit: float | None
     """`max_memory` in bytes, where x is the memory it limits."""
+    repeated: bool
+    """Whether any candidate was trained more than once: qualities are then posterior means."""
     guess: float | None
     """What the majority class scores, where y is accuracy."""
 
@@ -86,6 +101,7 @@ def front_record(results: RunResults, x: Objective | None, y: Objective, third: 
     if at_y is None:
         raise ValueError("the record needs an objective for y")
     picks, numbers = recommended(results), results.front.numbers
+    beliefs = believed(results.objectives, results.trials)
     points = tuple(
         FrontPoint(
             number=one.trial.number,
@@ -95,9 +111,9 @@ def front_record(results: RunResults, x: Objective | None, y: Objective, third: 
             on_front=one.trial.number in numbers,
             picks=picks.get(one.trial.number, ()),
             test=test_score(results, one),
-            hover=hover_text(results, one),
+            hover=hover_text(results, one, beliefs.estimates.get(one.trial.number)),
         )
-        for one in results.trials
+        for one in beliefs.points
         if one.values is not None
     )
     max_memory = results.record.spec.max_memory
@@ -111,21 +127,31 @@ def front_record(results: RunResults, x: Objective | None, y: Objective, third: 
         points=points,
         stairs=_stairs(points, x, y),
         infeasible=tuple(placed),
+        stopped=tuple(still for one in results.trials if (still := _stopped(results, one, x, y)) is not None),
         unplaced=len(infeasible) - len(placed),
         limit=limit,
+        repeated=bool(beliefs.estimates),
         guess=majority(results) if y.name == results.record.task.metric else None,
     )
 
 
-def hover_text(results: RunResults, one: ScoredTrial) -> str:
-    """Trial number and status, all numbers with the test score, all parameters; one a line, plain text."""
+def hover_text(results: RunResults, one: ScoredTrial, estimate: Estimate | None = None) -> str:
+    """Trial number and status, all numbers with the test score, all parameters; one a line, plain text.
+
+    With `estimate`, that of the candidate's quality, it says that it is a posterior mean, and what was observed.
+    """
     trial = one.trial
-    lines = [f"Trial {trial.number} · {trial.status.value.replace('_', ' ')}"]
+    lines = [f"Trial {trial.number} · {status_text(results, trial)}"]
     measured = trial.measurements
     for index, objective in enumerate(results.objectives):
         value = one.values[index] if one.values else objective(measured) if measured else math.nan
         if math.isfinite(value):
-            lines.append(f"{label(objective)}: {text_of(value, objective.unit)}")
+            there = " there" if objective.is_quality and trial.status is TrialStatus.STOPPED_EARLY else ""
+            quality = estimate is not None and objective is results.quality_objective()
+            there = ", posterior mean" if quality else there
+            lines.append(f"{label(objective)}{there}: {text_of(value, objective.unit)}")
+            if quality and estimate is not None:
+                lines.append(observed_text(estimate, objective))
     score = test_score(results, one)
     if score is not None:
         metric = results.record.task.metric
@@ -136,6 +162,20 @@ def hover_text(results: RunResults, one: ScoredTrial) -> str:
     return "\n".join(lines)
 
 
+def status_text(results: RunResults, trial: Trial) -> str:
+    """A trial's status; of one that was stopped early, at which rung: `stopped at 1/3`."""
+    stop = stop_of(trial, results.record.spec.training.rungs)
+    return trial.status.value.replace("_", " ") if stop is None else f"stopped at {stop.share}"
+
+
+def observed_text(estimate: Estimate, objective: Objective) -> str:
+    """What was observed of a candidate: `Observed: 64.2 %`, `Observed: 64.2 % ± 1.1 % in 3 trainings`."""
+    text = f"Observed: {text_of(estimate.mean, objective.unit)}"
+    if estimate.spread is None:
+        return text
+    return f"{text} ± {text_of(estimate.spread, objective.unit)} in {estimate.count} trainings"
+
+
 def escaped(lines: str) -> str:
     """Plain lines as Plotly's hover markup, in which nothing of theirs is markup; the first line is bold."""
     first, *rest = html.escape(lines).split("\n")
@@ -144,6 +184,16 @@ def escaped(lines: str) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _stopped(results: RunResults, one: ScoredTrial, x: Objective | None, y: Objective) -> Stopped | None:
+    measured, number = one.trial.measurements, one.trial.number
+    if one.trial.status is not TrialStatus.STOPPED_EARLY or measured is None:
+        return None
+    across, up = float(number) if x is None else x(measured), y(measured)
+    if not (math.isfinite(across) and math.isfinite(up)):
+        return None
+    return Stopped(number, across, up, hover_text(results, one))
 
 
 def _placed(results: RunResults, one: ScoredTrial, x: Objective | None, limit: float | None) -> Infeasible | None:

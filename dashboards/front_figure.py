@@ -33,6 +33,8 @@ def front_figure(record: FrontRecord) -> go.Figure:
     members = [point for point in record.points if point.on_front]
     if dominated:
         figure.add_trace(_cloud(dominated, axes))
+    if record.stopped:
+        figure.add_trace(_stopped(record, axes))
     if record.stairs:
         figure.add_trace(_staircase(record, axes))
     if any(point.test is not None for point in members):
@@ -43,7 +45,7 @@ def front_figure(record: FrontRecord) -> go.Figure:
         figure.add_traces(_strip(record, axes))
     _lines(figure, record, axes)
     _names(figure, members, axes)
-    strip, alone = bool(record.infeasible), not record.points
+    strip, alone = bool(record.infeasible), not (record.points or record.stopped)
     styled(
         figure,
         240 if alone else 520,
@@ -105,8 +107,8 @@ class _Axes:
     def __init__(self, record: FrontRecord) -> None:
         across = [point.x for point in record.points] + ([record.limit] if record.limit is not None else [])
         near = 1.5 * max(across) if across else math.inf
-        across += [one.x for one in record.infeasible if one.x <= near]
-        up = [point.y for point in record.points]
+        across += [one.x for one in record.infeasible if one.x <= near] + [one.x for one in record.stopped]
+        up = [point.y for point in record.points] + [one.y for one in record.stopped]
         if record.guess is not None and up and min(up) - record.guess <= 1.2 * (max(up) - min(up)):
             up.append(record.guess)
         self.x = scale_of(record.x.unit, across) if record.x else Scale(1.0, "")
@@ -135,6 +137,24 @@ def _cloud(points: Sequence[FrontPoint], axes: _Axes) -> go.Scatter | go.Scatter
         mode="markers",
         name="Dominated",
         marker={"size": 5 if many else 8, "color": OTHER, "opacity": 0.45 if many else 0.75},
+    )
+
+
+def _stopped(record: FrontRecord, axes: _Axes) -> go.Scatter | go.Scattergl:
+    """Trials that were stopped early, hollow, at the quality of their last rung: never part of the front."""
+    many, colour = len(record.stopped) > MANY_POINTS, STATUS[TrialStatus.STOPPED_EARLY]
+    kind = go.Scattergl if many else go.Scatter
+    return kind(
+        x=axes.xs(one.x for one in record.stopped),
+        y=axes.ys(one.y for one in record.stopped),
+        customdata=np.array([one.number for one in record.stopped]),
+        hovertext=None if many else [escaped(one.hover) for one in record.stopped],
+        hovertemplate="<b>Trial %{customdata}</b><br>%{y:.4~g} at %{x:.4~g}<extra></extra>"
+        if many
+        else "%{hovertext}<extra></extra>",
+        mode="markers",
+        name="Stopped early",
+        marker={"symbol": "square-open", "size": 7, "color": colour, "line": {"color": colour, "width": 1.5}},
     )
 
 
@@ -269,7 +289,7 @@ def _lines(figure: go.Figure, record: FrontRecord, axes: _Axes) -> None:
         figure.add_annotation(
             x=0,
             xref="paper",
-            y=_STRIP if record.points else 1,
+            y=_STRIP if record.points or record.stopped else 1,
             yref="paper",
             text="did not fit" if record.limit is not None else "infeasible",
             showarrow=False,
@@ -331,12 +351,16 @@ def _names(figure: go.Figure, members: Sequence[FrontPoint], axes: _Axes) -> Non
 def front_panel(results: RunResults) -> Panel:
     """The panel with a view per pair of objectives."""
     records = front_records(results)
-    drawn = [record for record in records if record.points or record.infeasible]
+    drawn = [record for record in records if record.points or record.infeasible or record.stopped]
     quality = records[0].y
     caption = (
         "Each point is one fine-tuning run. No other run is better than a blue point in every objective. "
         "Click a point to find its trial in the table."
     )
+    if records[0].stopped:
+        caption += " Hollow squares were stopped early and stand where their last rung saw them; they are no results."
+    if records[0].repeated:
+        caption += " Some were trained again with another seed: quality is the posterior mean of each candidate."
     unplaced = records[0].unplaced
     if unplaced:
         caption += f" {unplaced} infeasible {'trial has' if unplaced == 1 else 'trials have'} no number to draw."

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.calibration import prediction_errors
-from autopeft.domain.objective import Unit
+from autopeft.domain.fidelity import saved_by_stopping
+from autopeft.domain.objective import Objective, Unit
+from autopeft.domain.repetition import Estimate, believed
 from autopeft.domain.results import PICKS, RunResults, ScoredTrial
 from autopeft.domain.trial import TrialStatus
 
@@ -62,6 +64,7 @@ def header_record(results: RunResults) -> HeaderRecord:
         ("Space", spec.space),
         ("Sampler", f"{spec.sampler.name}, seed {spec.seed}"),
         ("Budget used", budget_text(results.budget, results.spent)),
+        *stopping_facts(results),
         *memory_facts(results),
         ("Started", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(results.record.created_at))),
     )
@@ -72,6 +75,20 @@ def header_record(results: RunResults) -> HeaderRecord:
         counts=tuple(results.counts().items()),
         cards=cards(results),
     )
+
+
+def stopping_facts(results: RunResults) -> list[tuple[str, str]]:
+    """What early stopping saved, where a trial was stopped."""
+    saved = saved_by_stopping(results.record, (one.trial for one in results.trials))
+    if saved is None:
+        return []
+    trials = f"{saved.trials:,} trial{'s' if saved.trials != 1 else ''} stopped"
+    return [
+        (
+            "Saved by stopping early",
+            f"{saved.samples:,} training samples, {100 * saved.share:.0f} % of those planned; {trials}",
+        )
+    ]
 
 
 def memory_facts(results: RunResults) -> list[tuple[str, str]]:
@@ -163,13 +180,18 @@ def cards(results: RunResults) -> tuple[Card, ...]:
     """The recommended points; one that is recommended twice has one card with both names."""
     by_number = {one.trial.number: one for one in results.front.members}
     unit, metric = metric_unit(results.record.task.metric), results.record.task.metric
-    guess = majority(results)
+    guess, quality = majority(results), results.quality_objective()
+    estimates = believed(results.objectives, results.trials).estimates
     note = "" if guess is None else f"majority class {text_of(guess, unit)}"
     made = []
     for number, picks in recommended(results).items():
         one = by_number[number]
         values = tuple(
-            Number(label(objective), text_of(value, objective.unit))
+            Number(
+                label(objective),
+                text_of(value, objective.unit),
+                _observed(estimates.get(number), objective) if objective is quality else "",
+            )
             for objective, value in zip(results.objectives, one.values or (), strict=True)
         )
         score = test_score(results, one)
@@ -184,3 +206,12 @@ def cards(results: RunResults) -> tuple[Card, ...]:
             )
         )
     return tuple(made)
+
+
+def _observed(estimate: Estimate | None, objective: Objective) -> str:
+    """Beside a posterior mean: what was observed."""
+    if estimate is None:
+        return ""
+    times = "once" if estimate.count == 1 else f"{estimate.count} times"
+    spread = "" if estimate.spread is None else f" ± {text_of(estimate.spread, objective.unit)}"
+    return f"posterior mean; observed {times}, {text_of(estimate.mean, objective.unit)}{spread}"

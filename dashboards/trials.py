@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from autopeft.domain.fidelity import stop_of
 from autopeft.domain.measurements import Measurements, PeakMemory
 from autopeft.domain.objective import Unit
 from autopeft.domain.results import RunResults, ScoredTrial
-from autopeft.domain.trial import Failure
+from autopeft.domain.trial import Failure, TrialStatus
 
+from .front import status_text
 from .header import metric_unit, recommended, test_score
 from .numbers import NONE, candidate_lines, label, seconds, setting, text_of
 from .style import MANY_POINTS
@@ -101,10 +103,15 @@ def _cells(
 ) -> list[tuple[float | str | None, str]]:
     """Cells in the order of the columns; `numeric` says per parameter how it sorts."""
     trial = one.trial
-    status = trial.status.value.replace("_", " ")
+    metric, stop = results.record.task.metric, stop_of(trial, results.record.spec.training.rungs)
+    status = status_text(results, trial)
+    if stop is not None and metric in stop.quality:
+        status += f", {metric.replace('_', ' ')} {text_of(stop.quality[metric], metric_unit(metric))}"
     cells: list[tuple[float | str | None, str]] = [(trial.number, str(trial.number)), (status, status)]
     for index, objective in enumerate(results.objectives):
         value = one.values[index] if one.values else objective(trial.measurements) if trial.measurements else math.nan
+        if objective.is_quality and trial.status is TrialStatus.STOPPED_EARLY:
+            value = math.nan  # what a rung saw is no result; the status says it
         cells.append((value if math.isfinite(value) else None, text_of(value, objective.unit)))
     if tested:
         score = test_score(results, one)

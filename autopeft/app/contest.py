@@ -10,13 +10,13 @@ from autopeft import plugins
 from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.replayed import Contest, Replay
 from autopeft.domain.start import Start
-from autopeft.domain.stopping import FrontStopping, StoppingRule
+from autopeft.domain.stopping import RULES, StoppingRule
 from autopeft.search import SAMPLERS
 from autopeft.search.replay import BLIND, Truth, replay, start_from
 from autopeft.store.recorded import read_table
 
-STOPPING = " + stopping"
-"""Ends the name of a way to search that stops trials early."""
+STOPPING = " + "
+"""Stands before the name of the rule in the name of a way to search that stops trials early."""
 WARM, SHUFFLED = " + warm start", " + shuffled start"
 """Ends the name of a way to search that begins with an earlier one's front and results."""
 SHUFFLE = "shuffled"
@@ -29,8 +29,8 @@ def contest(
     *,
     seeds: int = 20,
     workers: int = 1,
-    early_stopping: bool = False,
     warm_start: str | None = None,
+    early_stopping: Sequence[str] = (),
     trials: int | None = None,
     until: float | None = 0.99,
     told: Callable[[str, Replay], None] = lambda name, replay: None,
@@ -42,7 +42,7 @@ def contest(
         samplers: Names; the ending `-blind` lets one learn what is known before a training.
         seeds: Searches with each.
         workers: Simulated trials at once.
-        early_stopping: Whether each is replayed a second time, stopping trials early.
+        early_stopping: Names of rules; each sampler is replayed once more with each, stopping trials early.
         warm_start: Replays each once more with a warm start from this table, or, where it is `shuffled`, from the very
             table with its qualities shuffled among the configurations.
         trials: Ends a search; None is the whole table.
@@ -53,6 +53,7 @@ def contest(
         UserError: where the table cannot be read or replayed, or a sampler is unknown.
     """
     wrong = [unknown("--samplers", name, SAMPLERS) for name in samplers if name.removesuffix(BLIND) not in SAMPLERS]
+    wrong += [unknown("--early-stopping", name, RULES) for name in early_stopping if name not in RULES]
     if wrong:
         raise UserError(*wrong)
     truth = Truth(read_table(table))
@@ -66,8 +67,7 @@ def contest(
             )
         )
     rules: list[tuple[str, StoppingRule | None]] = [("", None)]
-    if early_stopping:
-        rules.append((STOPPING, FrontStopping()))
+    rules += [(STOPPING + name, RULES[name]) for name in early_stopping]
     starts: list[tuple[str, Callable[[int], Start | None]]] = [("", lambda seed: None)]
     if warm_start is not None:
         starts.append(_warm(truth, warm_start, trials))

@@ -15,6 +15,7 @@ from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import Notice, OnEvent, ignore
 from autopeft.domain.objective import Objective
 from autopeft.domain.ports import RunStore, Store
+from autopeft.domain.repetition import believed
 from autopeft.domain.results import Front, RunResults, score
 from autopeft.domain.space import Space
 from autopeft.domain.trial import Trial
@@ -120,7 +121,7 @@ def load_results(run: Opened, with_importance: bool = False) -> RunResults:
         spent=run.run.spent(),
         objectives=run.objectives,
         trials=trials,
-        front=Front.of(run.objectives, trials),
+        front=Front.of(run.objectives, believed(run.objectives, trials).points),
         importance=(importance(run.space, run.objectives, trials, run.run.record.spec.seed) if with_importance else {}),
     )
 

@@ -22,9 +22,11 @@ from autopeft.domain.events import Event, Notice, OnEvent, RunOpened, SearchEnde
 from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler
 from autopeft.domain.results import RunResults
 from autopeft.domain.spec import NOT_ASKED_OF_TRIALS, SearchSpec
+from autopeft.domain.stopping import RULES
 from autopeft.domain.trial import Trial
 from autopeft.plugins import locate
 from autopeft.search import make_sampler
+from autopeft.search.repeating import RepeatingSampler
 from autopeft.spaces.library import load_space
 
 
@@ -151,6 +153,9 @@ def _run(
         start=folder.load_start(),
     )
 
+    if spec.repeat_share:
+        sampler = RepeatingSampler(sampler, plan.objectives, spec.repeat_share, spec.seed)
+
     def told(event: Event) -> None:
         if isinstance(event, RunOpened):
             # Now the run is this process's own, and its budget is raised: the file follows.
@@ -168,7 +173,7 @@ def _run(
         keep_adapters=spec.keep_adapters,
         budget=spec.budget,
         admission=admission,
-        stopping=EarlyStopping(plan.objectives, spec.training.rungs) if spec.early_stopping else None,
+        stopping=_stopping(plan),
         on_event=told,
     )
     if spec.resources.runner == "local":
@@ -188,6 +193,12 @@ def _run(
         results = load_results(opened, with_importance=True)
         exported = write_results(opened, results, on_event)
     return SearchResult(folder.path, results, end.why, interrupted, exported)
+
+
+def _stopping(plan: Plan) -> EarlyStopping | None:
+    """What decides at rungs, where the spec asks for it."""
+    rule = plan.spec.early_stopping
+    return None if rule is None else EarlyStopping(plan.objectives, plan.spec.training.rungs, RULES[rule])
 
 
 def _unscored(opened: Opened, results: RunResults) -> list[Trial]:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from autopeft.cli.options import Json, names_of
+from autopeft.cli.options import Json, StoppingCommand, names_of
 from autopeft.cli.search import spec_from
 from autopeft.cli.tables import output, print_json, seconds_text
 from autopeft.domain.errors import Problem, UserError
@@ -106,7 +106,7 @@ def record(
         output().print("The space has no more.")
 
 
-@app.command()
+@app.command(cls=StoppingCommand)
 def samplers(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Parquet file that `bench record` wrote.")],
     names: Annotated[
@@ -118,8 +118,14 @@ def samplers(
         ),
     ] = "front,tpe,nsga2,random",
     early_stopping: Annotated[
-        bool, typer.Option("--early-stopping", help="Replay each a second time, stopping trials early.")
-    ] = False,
+        str | None,
+        typer.Option(
+            "--early-stopping",
+            metavar="RULES",
+            help="Replay each once more, stopping trials early: front (without a value), mo-asha or front,mo-asha. "
+            "random with mo-asha is MO-ASHA (Schmucker et al. 2021).",
+        ),
+    ] = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
@@ -150,7 +156,7 @@ def samplers(
         names_of(names),
         seeds=seeds,
         workers=workers,
-        early_stopping=early_stopping,
+        early_stopping=names_of(early_stopping) or (),
         warm_start=warm_start,
         trials=trials,
         until=until,

@@ -8,6 +8,7 @@ from autopeft.app.results import load_results, opened
 from autopeft.cli.memory import elsewhere_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, Objectives, RunName, Runs, StoreUrl, names_of
 from autopeft.cli.tables import front_table, output, print_json
+from autopeft.domain.repetition import believed
 from autopeft.export.tables import front_rows
 
 
@@ -29,6 +30,7 @@ def command(
         console.print("The front is empty: no trial has completed yet.")
         return
     tested = any(one.trial.test_quality for one in results.front.members)
-    console.print(front_table(results.front, results.record.task.metric, with_test=tested))
+    estimates = believed(results.objectives, results.trials).estimates
+    console.print(front_table(results.front, results.record.task.metric, with_test=tested, estimates=estimates))
     if there := elsewhere_text(results):
         console.print(f"[dim]{escape(there)}[/]", soft_wrap=True)

@@ -30,6 +30,7 @@ from autopeft.cli import (
     train,
     validate,
 )
+from autopeft.cli.options import StoppingCommand
 from autopeft.domain.errors import AutoPEFTError, UserError
 
 EXIT_BUG = 1
@@ -64,7 +65,8 @@ _VERBS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("doctor", "Set-up", doctor.command),
 )
 for name, panel, command in _VERBS:
-    app.command(name, rich_help_panel=panel)(command)
+    kind = StoppingCommand if command is search.command else None
+    app.command(name, rich_help_panel=panel, cls=kind)(command)
 app.add_typer(bench.app, name="bench", rich_help_panel="Set-up")
 
 

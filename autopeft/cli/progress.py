@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autopeft.cli.tables import STATUS_STYLE, candidate_text, front_table, quantity, seconds_text
+from autopeft.cli.tables import STATUS_STYLE, candidate_text, front_table, quantity, seconds_text, stop_text
 from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.events import (
     Event,
@@ -24,6 +24,7 @@ from autopeft.domain.events import (
     TrialStarted,
     TrialTakenUp,
 )
+from autopeft.domain.fidelity import stop_of
 from autopeft.domain.measurements import TakenUp
 from autopeft.domain.results import Front
 from autopeft.domain.start import SAMPLER
@@ -61,6 +62,8 @@ class Progress:
                 self.counts = {status: count for status, count in event.counts.items() if status.ended}
             case TrialStarted(trial):
                 self.running[trial.number] = trial
+                if event.again:
+                    self.counts[TrialStatus.STOPPED_EARLY] = self.counts.get(TrialStatus.STOPPED_EARLY, 1) - 1
             case TrialTakenUp(number, taken_up):
                 self.shares[number] = taken_up.step / taken_up.planned_steps
             case RungReached(number, rung):
@@ -100,6 +103,12 @@ class Progress:
         if budget.gpu_seconds is not None:
             parts.append(f"{max(0.0, budget.gpu_seconds - spent.gpu_seconds) / 3600:.2f} GPU-hours")
         return " or ".join(parts)
+
+    def ended_as(self, trial: Trial) -> str:
+        """How a trial ended: its status, or at which rung it was stopped and how good it was there."""
+        record = None if self.opened is None else self.opened.record
+        stop = None if record is None else stop_of(trial, record.spec.training.rungs)
+        return trial.status.value if record is None or stop is None else stop_text(stop, record.task.metric)
 
     def seconds_left(self) -> float | None:
         """Expected seconds until the budget is used up, None before the first trial has ended."""
@@ -153,7 +162,7 @@ class PlainProgress(Progress):
                 self._line(f"trial {trial.number} will be started again{why}")
             case TrialEnded(trial, values):
                 left = self.seconds_left()
-                parts = [f"trial {trial.number} {trial.status.value}"]
+                parts = [f"trial {trial.number} {self.ended_as(trial)}"]
                 parts += [
                     f"{objective.name} {quantity(value, objective.unit)}"
                     for objective, value in zip(event.front.objectives, values or (), strict=bool(values))
@@ -207,6 +216,9 @@ class LiveProgress(Progress):
                     f"[{style}]trial {trial.number} {trial.status.value}[/]: {escape(trial.failure.text)}",
                     soft_wrap=True,
                 )
+            case TrialEnded(trial) if trial.status is TrialStatus.STOPPED_EARLY:
+                text = escape(f"trial {trial.number} {self.ended_as(trial)}")
+                self.live.console.print(f"[dim]{text}[/]", soft_wrap=True, highlight=False)
             case _:
                 pass
 
@@ -231,7 +243,10 @@ class LiveProgress(Progress):
             ", ".join(used) + (f", about {seconds_text(left)} left" if left is not None else ""),
         )
         counts = Text("  ").join(
-            [Text(f"{count} {status.value}", style=STATUS_STYLE[status]) for status, count in self.counts.items()]
+            [
+                Text(f"{count} {status.value.replace('_', ' ')}", style=STATUS_STYLE[status])
+                for status, count in self.counts.items()
+            ]
             + [Text(f"{len(self.running)} running", style=STATUS_STYLE[TrialStatus.RUNNING])]
         )
         parts: list[Text | Table] = [head, counts]

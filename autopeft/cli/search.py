@@ -15,9 +15,11 @@ from autopeft.app.spec_file import anchored, make_spec, merged, read_spec
 from autopeft.cli.memory import elsewhere_text, memory_json, memory_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, Runs, StoreUrl
 from autopeft.cli.progress import progress_for
-from autopeft.cli.tables import front_table, output, print_json, seconds_text
+from autopeft.cli.tables import front_table, output, print_json, saved_text, seconds_text
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import OnEvent
+from autopeft.domain.fidelity import saved_by_stopping
+from autopeft.domain.repetition import believed
 from autopeft.domain.spec import SearchSpec
 from autopeft.export.tables import front_rows
 
@@ -120,9 +122,22 @@ def command(
         int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
     ] = None,
     early_stopping: Annotated[
-        bool | None,
+        str | None,
         typer.Option(
-            "--early-stopping", help="Stop those that fall behind.", rich_help_panel=SPACE, show_default=False
+            "--early-stopping",
+            metavar="[RULE]",
+            help="Stop those that fall behind: front (without a value) or mo-asha; "
+            "--sampler random --early-stopping mo-asha is MO-ASHA.",
+            rich_help_panel=SPACE,
+            show_default=False,
+        ),
+    ] = None,
+    repeat_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Of the budget, at most, to train the promising again with another seed, as 0.2.",
+            rich_help_panel=SPACE,
         ),
     ] = None,
     warm_start: Annotated[
@@ -222,6 +237,7 @@ def command(
         "predict_for": predict_for,
         "sampler": {"name": sampler, "startup_trials": startup_trials},
         "early_stopping": early_stopping,
+        "repeat_share": repeat_share,
         "warm_start": warm_start,
         "start_with": start_with or None,
         "first_guesses": first_guesses,
@@ -292,13 +308,16 @@ def _show(result: SearchResult) -> None:
     console = output()
     results = result.results
     task = results.record.task
-    counts = ", ".join(f"{count} {status.value}" for status, count in results.counts().items())
+    counts = ", ".join(f"{count} {status.value.replace('_', ' ')}" for status, count in results.counts().items())
     console.print(f"[bold]{escape(result.why)}[/] {counts}; {seconds_text(results.spent.seconds)}.", soft_wrap=True)
     if results.front.members:
         console.print()
         console.print(
             front_table(
-                results.front, task.metric, with_test=any(one.trial.test_quality for one in results.front.members)
+                results.front,
+                task.metric,
+                with_test=any(one.trial.test_quality for one in results.front.members),
+                estimates=believed(results.objectives, results.trials).estimates,
             )
         )
         if there := elsewhere_text(results):
@@ -308,6 +327,8 @@ def _show(result: SearchResult) -> None:
     console.print()
     if memory := memory_text(results):
         console.print(f"memory   {memory}", soft_wrap=True)
+    if saved := saved_by_stopping(results.record, (one.trial for one in results.trials)):
+        console.print(f"saved    {saved_text(saved)}", soft_wrap=True)
     console.print(f"report   {escape(str(result.folder / 'report.html'))}", soft_wrap=True)
     for label, path in result.exported.items():
         console.print(f"adapter  {escape(str(path))}  ({label})", soft_wrap=True)

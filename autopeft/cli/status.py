@@ -9,12 +9,14 @@ from rich.markup import escape
 from autopeft.app.results import load_results, opened
 from autopeft.cli.memory import elsewhere_text, memory_json, memory_text
 from autopeft.cli.options import DEFAULT_RUNS, Json, RunName, Runs, StoreUrl
-from autopeft.cli.tables import STATUS_STYLE, output, print_json, seconds_text
+from autopeft.cli.tables import STATUS_STYLE, output, print_json, saved_text, seconds_text, stop_text
+from autopeft.domain.fidelity import Stop, saved_by_stopping, stop_of
 from autopeft.domain.results import RunResults
 from autopeft.domain.start import SAMPLER
 from autopeft.domain.trial import TrialStatus
 
 MAX_FAILURES = 5
+MAX_STOPPED = 5
 
 
 def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, json: Json = False) -> None:
@@ -23,6 +25,10 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
         results = load_results(run)
     used_up = results.budget.used_up_by(results.spent)
     history = results.hypervolume_history()
+    record = results.record
+    found = [(one.trial.number, stop_of(one.trial, record.spec.training.rungs)) for one in results.trials]
+    stops = {number: stop for number, stop in found if stop is not None}
+    saved = saved_by_stopping(record, (one.trial for one in results.trials))
     if json:
         print_json(
             {
@@ -35,12 +41,17 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
                 "front": sorted(results.front.numbers),
                 "hypervolume": history[-1].hypervolume if history else 0.0,
                 "memory": memory_json(results),
+                "stopped": {number: _stop_json(stop) for number, stop in stops.items()},
+                "saved": None if saved is None else vars(saved),
             }
         )
         return
     console = output()
     console.print(f"[bold]{escape(name)}[/]  created {_when(results.record.created_at)}")
-    counts = [f"[{STATUS_STYLE[status]}]{count} {status.value}[/]" for status, count in results.counts().items()]
+    counts = [
+        f"[{STATUS_STYLE[status]}]{count} {status.value.replace('_', ' ')}[/]"
+        for status, count in results.counts().items()
+    ]
     console.print("trials   " + (", ".join(counts) or "none yet"))
     if set(origins(results)) - {SAMPLER}:
         console.print("from     " + escape(", ".join(f"{count} {name}" for name, count in origins(results).items())))
@@ -53,6 +64,11 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
         console.print(f"memory   {memory}", soft_wrap=True)
     if there := elsewhere_text(results):
         console.print(f"         {escape(there)}", soft_wrap=True)
+    if saved is not None:
+        console.print(f"saved    {saved_text(saved)}", soft_wrap=True)
+    for number, stop in list(stops.items())[-MAX_STOPPED:]:
+        style = STATUS_STYLE[TrialStatus.STOPPED_EARLY]
+        console.print(f"[{style}]trial {number}[/] {escape(stop_text(stop, record.task.metric))}", soft_wrap=True)
     failed = [
         one.trial
         for one in results.trials
@@ -71,6 +87,10 @@ def command(name: RunName, runs: Runs = DEFAULT_RUNS, store: StoreUrl = None, js
 def origins(results: RunResults) -> dict[str, int]:
     """How many trials came from where: the sampler, first guesses, a person, earlier runs."""
     return dict(Counter(one.trial.origin for one in results.trials))
+
+
+def _stop_json(stop: Stop) -> dict[str, object]:
+    return {"share": stop.share, "fidelity": stop.fidelity, "quality": stop.quality}
 
 
 def _when(seconds: float) -> str:

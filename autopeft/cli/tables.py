@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.domain.candidate import Candidate, Insertion
+from autopeft.domain.fidelity import Saved, Stop
 from autopeft.domain.layout import Role
 from autopeft.domain.objective import Direction, Objective, Unit
-from autopeft.domain.results import Front, ScoredTrial
+from autopeft.domain.repetition import Estimate
+from autopeft.domain.results import Front, ScoredTrial, quality_column
 from autopeft.domain.trial import Trial, TrialStatus
 
 STATUS_STYLE = {
@@ -142,17 +144,51 @@ def configuration_text(candidate: Candidate) -> str:
     return " · ".join(parts)
 
 
+def stop_text(stop: Stop, metric: str) -> str:
+    """How far a trial came that was stopped early, and how good it was there: `stopped at 1/3, accuracy 0.410`."""
+    value = stop.quality.get(metric)
+    return f"stopped at {stop.share}" + ("" if value is None else f", {metric} {value:.3f}")
+
+
+def saved_text(saved: Saved) -> str:
+    """What early stopping saved: `1,234 training samples (60 steps, 61 % of what was planned) by stopping 3 trials`."""
+    trials = f"{saved.trials} trial{'s' if saved.trials != 1 else ''}"
+    return (
+        f"{saved.samples:,} training samples ({saved.steps:,} steps, {saved.share:.0%} of what was planned) "
+        f"by stopping {trials} early"
+    )
+
+
+def observed_text(estimate: Estimate, unit: Unit) -> str:
+    """What was observed: `0.731 (1)`, or mean, sample standard deviation and count: `0.731 ± 0.012 (3)`."""
+    spread = "" if estimate.spread is None else f" ± {quantity(estimate.spread, unit)}"
+    return f"{quantity(estimate.mean, unit)}{spread} ({estimate.count})"
+
+
 def front_table(
-    front: Front, metric: str, with_test: bool, limit: int | None = None, title: str | None = None
+    front: Front,
+    metric: str,
+    with_test: bool,
+    limit: int | None = None,
+    title: str | None = None,
+    estimates: Mapping[int, Estimate] | None = None,
 ) -> Table:
-    """The front, one row a point, the knee marked."""
+    """The front, one row a point, the knee marked.
+
+    `estimates` are those of the candidates' quality where any was repeated: the front is then one of posterior means,
+    and what was observed stands beside them.
+    """
+    quality = quality_column(front.objectives) if estimates else None
     table = Table(
         title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     table.add_column("trial", justify="right")
-    for objective in front.objectives:
+    for index, objective in enumerate(front.objectives):
         arrow = "↑" if objective.direction is Direction.MAXIMIZE else "↓"
-        table.add_column(f"{objective.name} {arrow}", justify="right", no_wrap=True)
+        believed = ", posterior mean" if index == quality else ""
+        table.add_column(f"{objective.name}{believed} {arrow}", justify="right", no_wrap=True)
+    if quality is not None:
+        table.add_column(f"{front.objectives[quality].name} observed (times)", justify="right", no_wrap=True)
     if with_test:
         table.add_column(f"test {metric}", justify="right", no_wrap=True)
     table.add_column("configuration", overflow="ellipsis", no_wrap=limit is not None)
@@ -167,10 +203,18 @@ def front_table(
                 quantity(value, objective.unit)
                 for value, objective in zip(one.values or (), front.objectives, strict=True)
             ),
+            *_observed(one, front, quality, estimates or {}),
             *([quantity(test, Unit.FRACTION)] if with_test else []),
             Text.assemble(candidate_text(one.trial), ("  " + mark, "bold green") if mark else ""),
         )
     return table
+
+
+def _observed(one: ScoredTrial, front: Front, quality: int | None, estimates: Mapping[int, Estimate]) -> list[str]:
+    if quality is None:
+        return []
+    estimate = estimates.get(one.trial.number)
+    return ["-" if estimate is None else observed_text(estimate, front.objectives[quality].unit)]
 
 
 def picks(front: Front) -> dict[int, str]:

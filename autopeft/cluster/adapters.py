@@ -11,6 +11,8 @@ from autopeft.domain.measurements import Measurements
 from autopeft.domain.results import Front
 from autopeft.domain.trial import CHECKPOINT, Trial, TrialStatus
 
+MOST_CHECKPOINTS = 32
+"""Of stopped trials that are kept at once: each is a file of about three times what its trial trains, in float32."""
 _LEFTOVERS = ".[0-9][0-9][0-9][0-9]*-*.*"
 """Folders on their way to or from a trial's place, as a killed process leaves them."""
 
@@ -18,13 +20,15 @@ _LEFTOVERS = ".[0-9][0-9][0-9][0-9]*-*.*"
 class KeptAdapters:
     """The artefact folders of a run; those of ended trials that are not on the front are deleted.
 
-    A trial that was stopped early keeps its checkpoint, from which it can be gone on with, until the run is over or a
-    point of the front dominates it.
+    A trial that was stopped early keeps its checkpoint, from which it can be gone on with, until the run is over, a
+    point of the front dominates it (unless `keep_dominated`), or more than `MOST_CHECKPOINTS` are kept and it is the
+    one least wanted.
     """
 
-    def __init__(self, root: Path, keep_all: bool) -> None:
+    def __init__(self, root: Path, keep_all: bool, keep_dominated: bool = False) -> None:
         self._root = root
         self._keep_all = keep_all
+        self._keep_dominated = keep_dominated
         self._stopped: dict[int, Trial] = {}
 
     def folder(self, trial: Trial) -> Path:
@@ -38,8 +42,24 @@ class KeptAdapters:
                 self._stopped[trial.number] = trial
             else:
                 self._delete(trial)
-        for trial in [trial for trial in self._stopped.values() if dominated(trial, front)]:
-            self._delete(self._stopped.pop(trial.number))
+        if not self._keep_dominated:
+            self.drop_checkpoints([number for number, trial in self._stopped.items() if dominated(trial, front)])
+
+    @property
+    def checkpoints(self) -> frozenset[int]:
+        """Numbers of the stopped trials that can be gone on with."""
+        return frozenset(
+            number for number, trial in self._stopped.items() if (self.folder(trial) / CHECKPOINT).is_file()
+        )
+
+    def forget(self, number: int) -> None:
+        """A stopped trial trains on: its folder is its own again."""
+        self._stopped.pop(number, None)
+
+    def drop_checkpoints(self, numbers: Iterable[int]) -> None:
+        """Delete what is kept of these stopped trials."""
+        for number in numbers:
+            self._delete(self._stopped.pop(number))
 
     def drop_stopped(self) -> None:
         """Delete what is kept of stopped trials: the run is over."""

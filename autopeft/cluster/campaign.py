@@ -1,7 +1,7 @@
 """The search loop that every runner drives: what to train next, and what to do with how it ended.
 
 All trials of a run train with the run's own seed, so that two candidates differ by what they are and not by the draw
-of batches and initial weights.
+of batches and initial weights; repetitions of a candidate have other ones.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from autopeft.cluster.adapters import KeptAdapters
+from autopeft.cluster.adapters import MOST_CHECKPOINTS, KeptAdapters
 from autopeft.cluster.admission import Admission
+from autopeft.cluster.fronts import GrowingFront
 from autopeft.cluster.heartbeat import Heartbeat
+from autopeft.cluster.running import Running
 from autopeft.cluster.stopping import EarlyStopping
 from autopeft.cluster.verdict import FailureRate, Refusals, judged, with_fields
-from autopeft.domain.budget import Budget, Spent, duration
+from autopeft.domain.budget import Budget, Spent
 from autopeft.domain.events import (
     Notice,
     OnEvent,
@@ -63,17 +64,6 @@ class RunEnd:
     why: str
     """One sentence."""
     interrupted: bool
-
-
-@dataclass(frozen=True)
-class _Running:
-    task: EvaluationTask
-    since: float
-    """Clock of `time.monotonic`, in seconds."""
-    foretold: dict[str, Any] = field(default_factory=dict)
-    """Fields of its measurements that were predicted when it began."""
-    told: list[str] = field(default_factory=list)
-    """Problems of its checkpoint that listeners know of."""
 
 
 class Campaign:
@@ -120,9 +110,9 @@ class Campaign:
         self._admission = admission or Admission()
         self._refusals = Refusals()
         self._stopping = stopping
-        self._adapters = KeptAdapters(artefacts, keep_all=keep_adapters == "all")
+        self._adapters = KeptAdapters(artefacts, keep_adapters == "all", stopping is not None and stopping.promotes)
         self._pending: deque[Trial] = deque()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._new_budget = budget
         self._budget = budget or store.budget()
         self._spent = Spent()
@@ -130,12 +120,12 @@ class Campaign:
         self._rows = 0
         self._ended = 0
         self._exhausted = False
-        self._front = Front(self._objectives, ())
+        self._fronts = GrowingFront(self._objectives, store.record.spec.repeat_share > 0)
 
     @property
     def front(self) -> Front:
         """The front of everything that ended so far."""
-        return self._front
+        return self._fronts.front
 
     @property
     def running(self) -> tuple[EvaluationTask, ...]:
@@ -164,13 +154,14 @@ class Campaign:
     def done(self) -> Done | None:
         """Why nothing more would start, where that is known without asking the sampler."""
         why = self._why_stop()
-        return None if why is None or self._running else self._over(why)
+        return None if why is None or self._running or self._wanted() is not None else self._over(why)
 
     def next(self, worker: str = "") -> EvaluationTask | Refused | Wait | Done:
         """What to train now. The trial's row is `running` in the store before this returns.
 
         Trials left by earlier sessions come first, those that saw a driver die behind the others, then lost ones, then
-        the sampler's proposals. A proposal that is predicted not to fit becomes an infeasible trial at once.
+        stopped ones that are wanted after all (no new trial, so that a budget of trials does not end them), then the
+        sampler's proposals. A proposal that is predicted not to fit becomes an infeasible trial at once.
 
         Args:
             worker: Name of the worker that will get the task, for the table.
@@ -179,6 +170,8 @@ class Campaign:
         why = self._why_stop()
         if why is None and self._pending:
             return self._start(self._pending.popleft(), worker)
+        if (number := self._wanted()) is not None:
+            return self._start(self._reopened(number), worker, again=True)
         if why is None:
             proposal = None if self._exhausted else self._sampler.ask(self._rows)
             if proposal is not None:
@@ -201,7 +194,9 @@ class Campaign:
         if not self._is_current(number, attempt):
             return True
         self._on_event(RungReached(number, rung))
-        return self._stopping is None or self._stopping.goes_on(number, rung)
+        # A repetition is trained to its end: what is known only of those that did well would be no mean.
+        repeats = self._running[number].task.seed != self._seed
+        return repeats or self._stopping is None or self._stopping.goes_on(number, rung)
 
     def stopped(self, task: EvaluationTask) -> None:
         """Record that a trial was ended at the rung at which `rung` said so, with what its rungs told."""
@@ -266,8 +261,8 @@ class Campaign:
         waiting = [trial for trial in trials if trial.status is TrialStatus.PENDING]
         # What ran when a driver died may have brought it down: the rest comes first and is safe when it does so again.
         self._pending.extend(sorted(waiting, key=lambda trial: (trial.driver_deaths, trial.number)))
-        self._front = Front.of(self._objectives, scored)
-        self._adapters.sweep(trials, self._front)
+        self._fronts.begin(scored)
+        self._adapters.sweep(self._fronts.spared(trials), self.front)
         self._on_event(
             RunOpened(
                 record=self._store.record,
@@ -279,7 +274,7 @@ class Campaign:
                 lost=lost,
                 workers=self._resources.workers,
                 counts=Counter(trial.status for trial in trials),
-                front=self._front,
+                front=self.front,
                 pending=len(self._pending),
             )
         )
@@ -288,31 +283,46 @@ class Campaign:
         # After failures and refusals, a person changes something and goes on.
         if self._failures.exceeded() is None and self._refusals.exceeded() is None:
             self._adapters.drop_stopped()
+            self._adapters.drop(self._fronts.left, self.front)
         return Done(why)
 
-    def _why_stop(self) -> str | None:
-        """The sentence that says why nothing new may start, or None."""
+    def _wanted(self) -> int | None:
+        """The stopped trial to take up again, where the budget has room for what is left of its training."""
+        if self._stopping is None or self._pending or self._why_stop(again=1) is not None:
+            return None
+        return self._stopping.wanted(self._adapters.checkpoints)
+
+    def _reopened(self, number: int) -> Trial:
+        with self._lock:
+            trial = self._store.reopen(number)
+        self._ended -= 1
+        self._adapters.forget(number)
+        if self._stopping is not None:
+            self._stopping.learn(trial)
+        self._sampler.tell(ScoredTrial(trial, None))
+        return trial
+
+    def _why_stop(self, again: int = 0) -> str | None:
+        """The sentence that says why nothing new may start, or None; `again` of the ended trials are taken back."""
         failing = self._failures.exceeded() or (None if self._pending else self._refusals.exceeded())
         if failing is not None:
             return failing
         now = time.monotonic()
         held = sum(now - one.since for one in self._running.values()) * self._resources.gpus_per_worker
         charged = Spent(
-            trials=self._ended + len(self._running),
+            trials=self._ended - again + len(self._running),
             seconds=self._spent.seconds + now - self._spent_at,
             gpu_seconds=self._spent.gpu_seconds + held,
         )
         kind = self._budget.used_up_by(charged)
-        return None if kind is None else f"The budget of {_limit(self._budget, kind)} is used up."
+        return None if kind is None else f"The budget of {self._budget.limit(kind)} is used up."
 
     def _proposed(self, proposal: Proposal, worker: str) -> EvaluationTask | Refused:
         """Write a proposal's row: of a trial that starts, or of one that is refused."""
         outcome = self._admission.refusal(proposal.candidate)
+        seed = self._seed if proposal.seed is None else proposal.seed
         with self._lock:
-            if outcome is None:
-                trial = self._store.add(proposal, self._seed)
-            else:
-                trial = self._store.refuse(proposal, self._seed, outcome)
+            trial = self._store.add(proposal, seed) if outcome is None else self._store.refuse(proposal, seed, outcome)
         self._rows += 1
         self._refusals.count(trial)
         if outcome is None:
@@ -321,7 +331,7 @@ class Campaign:
         self._on_event(TrialRefused(trial))
         return Refused()
 
-    def _start(self, trial: Trial, worker: str) -> EvaluationTask:
+    def _start(self, trial: Trial, worker: str, again: bool = False) -> EvaluationTask:
         foretold = self._admission.fields(trial.candidate)
         with self._lock:
             trial = self._store.start(trial.number, worker, gpus=self._resources.gpus_per_worker)
@@ -332,8 +342,8 @@ class Campaign:
             candidate=trial.candidate,
             artefact_dir=str(self._adapters.folder(trial)),
         )
-        self._running[trial.number] = _Running(task, time.monotonic(), foretold)
-        self._on_event(TrialStarted(trial))
+        self._running[trial.number] = Running(task, time.monotonic(), foretold)
+        self._on_event(TrialStarted(trial, again))
         return task
 
     def _is_current(self, number: int, attempt: int) -> bool:
@@ -368,16 +378,14 @@ class Campaign:
             self._sampler.tell(scored)
             self._keep(scored)
         self._read_spent()
-        self._on_event(TrialEnded(trial, scored.values, self._front, self._spent))
+        self._on_event(TrialEnded(trial, scored.values, self.front, self._spent))
 
     def _keep(self, scored: ScoredTrial) -> None:
-        before = self._front
-        if scored.values is not None:
-            self._front = Front.of(self._objectives, [*before.members, scored])
-        left = [one.trial for one in before.members if one.trial.number not in self._front.numbers]
-        if scored.trial.number not in self._front.numbers:
-            left.append(scored.trial)
-        self._adapters.drop(left, self._front)
+        left = self._fronts.add(scored)
+        self._adapters.drop(left, self.front)
+        if self._stopping is not None:
+            least = self._stopping.least_wanted(self._adapters.checkpoints, MOST_CHECKPOINTS)
+            self._adapters.drop_checkpoints(least)
 
     def _read_spent(self) -> None:
         with self._lock:
@@ -387,11 +395,3 @@ class Campaign:
     def _beat(self) -> None:
         with self._lock:
             self._store.heartbeat()
-
-
-def _limit(budget: Budget, kind: str) -> str:
-    if kind == "trials":
-        return f"{budget.trials} trials"
-    if kind == "seconds":
-        return duration(budget.seconds or 0.0)
-    return f"{(budget.gpu_seconds or 0.0) / 3600:g} GPU-hours"

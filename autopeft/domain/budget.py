@@ -85,6 +85,14 @@ class Budget(BaseModel):
             gpu_seconds=raised(self.gpu_seconds, more.gpu_seconds),
         )
 
+    def limit(self, kind: str) -> str:
+        """One of its limits with its unit: `12 trials`, `2h`, `8 GPU-hours`; `kind` as `used_up_by` names it."""
+        if kind == "trials":
+            return f"{self.trials} trials"
+        if kind == "seconds":
+            return duration(self.seconds or 0.0)
+        return f"{(self.gpu_seconds or 0.0) / 3600:g} GPU-hours"
+
     def used_up_by(self, spent: Spent) -> str | None:
         """The name of the first limit that `spent` reaches (`trials`, `seconds`, `gpu_seconds`), or None."""
         for kind in ("trials", "seconds", "gpu_seconds"):

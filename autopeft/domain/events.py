@@ -35,6 +35,8 @@ class RunOpened:
 @dataclass(frozen=True)
 class TrialStarted:
     trial: Trial
+    again: bool = False
+    """Whether it had been stopped early and trains on: it counts as an ended trial no more."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def non_dominated(points: Points) -> NDArray[np.bool_]:
     with all that are left for each row of the front, O(n·f·m).
     """
     if points.shape[1] <= 2:
-        return np.asarray(layers(points, until=1) == 0)
+        return np.equal(layers(points, until=1), 0)
     left = np.lexsort(points.T[::-1])
     keep = np.zeros(len(points), dtype=bool)
     while len(left):

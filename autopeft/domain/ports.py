@@ -151,6 +151,8 @@ class Proposal:
     candidate: Candidate
     sampler_state: dict[str, Any]
     """JSON to store with the trial and show the sampler again at a replay."""
+    seed: int | None = None
+    """Of its training; None is the search's own. Another one makes it a repetition of a candidate."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Sampler(Protocol):
     """
 
     def ask(self, number: int) -> Proposal | None:
-        """A candidate whose digest was never proposed or replayed; None where the space has no more."""
+        """A candidate that was never proposed or replayed with this seed; None where the space has no more."""
         ...
 
     def tell(self, scored: ScoredTrial) -> None:
@@ -258,6 +260,14 @@ class RunStore(Protocol):
 
         Raises:
             TakenTrialError: as `add`.
+        """
+        ...
+
+    def reopen(self, number: int) -> Trial:
+        """Put a trial that was stopped early back to `pending`, with what it measured, to train on.
+
+        Raises:
+            ValueError: where it was not stopped early.
         """
         ...
 

@@ -194,6 +194,10 @@ def _dtype(value: Any) -> Any:
     return DTYPES.get(value, value) if isinstance(value, str) else value
 
 
+def _stopping_rule(value: Any) -> Any:
+    return "front" if value is True else None if value is False else value
+
+
 def _device(value: str) -> str:
     """Raises ValueError where the name of a device is not known."""
     if value not in ("cpu", "cuda"):
@@ -270,9 +274,17 @@ class SearchSpec(_Part):
     """A model and a size that are not here: adds the objective `predicted_peak_bytes`, the memory that a candidate,
     carried over to that model, is predicted to need there. Also as `model=…,seq=…,batch=…,dtype=…,device=…`."""
     training: TrainingSpec = TrainingSpec()
-    early_stopping: bool = False
-    """Stop trials at a rung where others, that need no more memory, are ahead; the rungs are then 1/9, 1/3 and 1 of the
-    steps, unless `training.rungs` says otherwise."""
+    early_stopping: Annotated[
+        Literal["front", "mo-asha"] | None,
+        BeforeValidator(_stopping_rule, json_schema_input_type=Literal["front", "mo-asha"] | bool | None),
+    ] = None
+    """Stop trials at a rung: `front` (or true) those that are out of reach of the best that need no more memory,
+    `mo-asha` those that are not among the best third by fronts of quality and memory, until they are (with the sampler
+    `random` that is MO-ASHA, Schmucker et al. 2021). The rungs are then 1/9, 1/3 and 1 of the steps, unless
+    `training.rungs` says otherwise."""
+    repeat_share: float = Field(default=0.0, ge=0, le=0.5)
+    """At most this share of the trials, and of all their steps, goes to training promising candidates again with
+    another seed; the front is then one of posterior means."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_name_alone, json_schema_input_type=SamplerSpec | str)] = (
         SamplerSpec()
     )
@@ -302,7 +314,7 @@ class SearchSpec(_Part):
     @model_validator(mode="before")
     @classmethod
     def _rungs_to_stop_at(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or value.get("early_stopping") is not True:
+        if not isinstance(value, dict) or not value.get("early_stopping"):
             return value
         training = value.get("training", {})
         if not isinstance(training, dict) or "rungs" in training:
@@ -329,8 +341,12 @@ class SearchSpec(_Part):
             del said["training"]["gradient_checkpointing"]  # came later than the first runs
         if self.predict_for is None:
             del said["predict_for"]  # so did this
-        if not self.early_stopping:
+        if self.early_stopping is None:
             del said["early_stopping"]
+        elif self.early_stopping == "front":
+            said["early_stopping"] = True  # as it was written when there was one rule
+        if not self.repeat_share:
+            del said["repeat_share"]
         for key in ("warm_start", "start_with"):
             if not said[key]:
                 del said[key]

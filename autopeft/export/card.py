@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from autopeft.domain.layout import TaskName
 from autopeft.domain.measurements import PeakMemory
 from autopeft.domain.objective import Unit
+from autopeft.domain.repetition import believed
 from autopeft.domain.results import RunResults, ScoredTrial
 from autopeft.export.snippet import snippet, where_to_run, whole_snippet
 
@@ -111,10 +112,16 @@ def _front_matter(results: RunResults, scored: ScoredTrial, label: str, base_mod
 
 def _numbers(results: RunResults, scored: ScoredTrial) -> list[tuple[str, str]]:
     trial, measured = scored.trial, scored.trial.measurements
-    rows = [
-        (f"{objective.name} (objective{_foretold(objective.name)})", _value(value, objective.unit))
-        for objective, value in zip(results.objectives, scored.values or (), strict=False)
-    ]
+    quality = results.quality_objective()
+    estimate = believed(results.objectives, results.trials).estimates.get(trial.number)
+    rows = []
+    for objective, value in zip(results.objectives, scored.values or (), strict=False):
+        mean = ", posterior mean" if objective is quality and estimate is not None else ""
+        rows.append((f"{objective.name} (objective{mean}{_foretold(objective.name)})", _value(value, objective.unit)))
+    if quality is not None and estimate is not None:
+        spread = "" if estimate.spread is None else f", standard deviation {estimate.spread:.4f}"
+        times = f"{estimate.count} training{'s' if estimate.count != 1 else ''}"
+        rows.append((f"{quality.name} observed in {times}", f"{_value(estimate.mean, quality.unit)}{spread}"))
     rows += [(f"validation {name}", f"{value:.4f}") for name, value in (measured.quality if measured else {}).items()]
     rows += [(f"test {name}", f"{value:.4f}") for name, value in (trial.test_quality or {}).items()]
     there = results.record.spec.predict_for

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.domain.errors import Problem, UserError
+from autopeft.domain.repetition import believed
 from autopeft.domain.results import RunResults, ScoredTrial
 from autopeft.export.card import Whole, write_card
 from autopeft.export.files import replaced_folder
@@ -123,6 +124,7 @@ def _form(results: RunResults, scored: ScoredTrial, artefact_dir: Path, out: Pat
 
 def _candidate(results: RunResults, scored: ScoredTrial, label: str) -> dict[str, Any]:
     trial = scored.trial
+    estimate = believed(results.objectives, results.trials).estimates.get(trial.number)
     return {
         "run": results.record.name,
         "trial": trial.number,
@@ -134,6 +136,7 @@ def _candidate(results: RunResults, scored: ScoredTrial, label: str) -> dict[str
         "objectives": {
             objective.name: value for objective, value in zip(results.objectives, scored.values or (), strict=False)
         },
+        **({} if estimate is None else {"quality": vars(estimate)}),
         "test": trial.test_quality,
         "measurements": trial.measurements.model_dump(mode="json") if trial.measurements else None,
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from autopeft.domain.candidate import Setting
+from autopeft.domain.repetition import Beliefs, believed
 from autopeft.domain.results import RunResults, ScoredTrial
 from autopeft.export.files import write_whole
 
@@ -33,6 +34,7 @@ _TYPES = {
     "finished_at": "float64",
     "steps": "Int64",
     "planned_steps": "Int64",
+    "fidelity": "float64",
     "train_s": "float64",
     "train_tokens": "Int64",
     "evaluate_s": "float64",
@@ -84,17 +86,22 @@ def parameter_names(results: RunResults, parameters: Sequence[str] = ()) -> list
 def front_rows(results: RunResults, parameters: Sequence[str] = ()) -> list[dict[str, Cell]]:
     """One row per point of the front: `trial`, the objectives, `test_score`, the parameters; fit for JSON.
 
+    Where a candidate was repeated, the objective of quality is a posterior mean, and four columns stand behind the
+    objectives, `OBJECTIVE_observed` (mean), `_observed_sd`, `_observations` and `_posterior_sd`.
+
     Args:
         results: Of one run.
         parameters: Names of all parameters of the space in its order; by default, those that a trial names.
     """
     metric = results.record.task.metric
     names = parameter_names(results, parameters)
-    columns = _parameter_columns(names, {"trial", "test_score", *(one.name for one in results.objectives)})
+    beliefs = believed(results.objectives, results.trials)
+    columns = _parameter_columns(names, set(_front_columns(results, beliefs)))
     return [
         {
             "trial": one.trial.number,
             **_objectives(results, one),
+            **_estimate(results, beliefs, one.trial.number),
             "test_score": _finite((one.trial.test_quality or {}).get(metric)),
             **{column: one.trial.parameters.get(name) for name, column in zip(names, columns, strict=True)},
         }
@@ -105,8 +112,11 @@ def front_rows(results: RunResults, parameters: Sequence[str] = ()) -> list[dict
 def trial_rows(results: RunResults, parameters: Sequence[str] = ()) -> list[dict[str, Cell]]:
     """One row per trial, every status included: what `trials.parquet` holds; fit for JSON.
 
-    An objective is empty unless the trial completed; what was measured before it ended is in the columns behind.
+    An objective is empty unless the trial completed; what was measured before it ended is in the columns behind. Where
+    a candidate was repeated, its first trial has the posterior mean of the quality (`OBJECTIVE_posterior`) and what all
+    its trainings observed, and `repeats` of the others names that trial.
     """
+    beliefs = believed(results.objectives, results.trials)
     names = parameter_names(results, parameters)
     task = results.record.task
     scores = [f"{split}_{metric}" for split in ("validation", "test") for metric in task.metrics]
@@ -117,7 +127,14 @@ def trial_rows(results: RunResults, parameters: Sequence[str] = ()) -> list[dict
         head = {name: fixed.pop(name) for name in _FIRST}
         values = {column: one.trial.parameters.get(name) for name, column in zip(names, columns, strict=True)}
         objectives = _objectives(results, one)
-        rows.append({**head, **objectives, **values, **{k: v for k, v in fixed.items() if k not in objectives}})
+        more: dict[str, Cell] = {}
+        if beliefs.estimates:
+            more = {
+                "repeats": beliefs.first.get(one.trial.number),
+                **_estimate(results, beliefs, one.trial.number, True),
+            }
+        rest = {name: value for name, value in fixed.items() if name not in objectives}
+        rows.append({**head, **objectives, **more, **values, **rest})
     return rows
 
 
@@ -125,7 +142,7 @@ def write_front(results: RunResults, path: Path, parameters: Sequence[str] = ())
     """Write `front.csv`, columns and arguments as `front_rows`; what is missing is an empty field."""
     rows = front_rows(results, parameters)
     names = parameter_names(results, parameters)
-    taken = ["trial", *(one.name for one in results.objectives), "test_score"]
+    taken = _front_columns(results, believed(results.objectives, results.trials))
     header = [*taken, *_parameter_columns(names, set(taken))]
 
     def write(partial: Path) -> None:
@@ -157,6 +174,27 @@ def write_trials(results: RunResults, path: Path, parameters: Sequence[str] = ()
     return write_whole(path, lambda partial: table.to_parquet(partial, index=False))
 
 
+def _front_columns(results: RunResults, beliefs: Beliefs) -> list[str]:
+    """Columns of the front before the parameters."""
+    objectives = [one.name for one in results.objectives]
+    return ["trial", *objectives, *_estimate(results, beliefs, -1), "test_score"]
+
+
+def _estimate(results: RunResults, beliefs: Beliefs, number: int, posterior: bool = False) -> dict[str, Cell]:
+    """What is known of a candidate's quality; nothing where no candidate was repeated."""
+    quality = results.quality_objective()
+    if not beliefs.estimates or quality is None:
+        return {}
+    one = beliefs.estimates.get(number)
+    row: dict[str, Cell] = {f"{quality.name}_posterior": one.posterior if one else None} if posterior else {}
+    return row | {
+        f"{quality.name}_observed": one.mean if one else None,
+        f"{quality.name}_observed_sd": one.spread if one else None,
+        f"{quality.name}_observations": one.count if one else None,
+        f"{quality.name}_posterior_sd": one.sd if one else None,
+    }
+
+
 def _fixed(one: ScoredTrial) -> dict[str, Cell]:
     trial, measured = one.trial, one.trial.measurements
     row: dict[str, Cell] = {
@@ -176,6 +214,7 @@ def _fixed(one: ScoredTrial) -> dict[str, Cell]:
         "finished_at": trial.finished_at,
         "candidate": trial.candidate.model_dump_json(),
     }
+    row["fidelity"] = measured.steps / measured.planned_steps if measured and measured.planned_steps else None
     for name in _TYPES:
         if name not in row and not name.endswith(_OF_PEAKS):
             row[name] = _finite(getattr(measured, name)) if measured else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ class GainStopping:
     right and there is no end to new trials; less is more careful. Before `least` trials are complete, all go on.
     """
 
+    promotes: ClassVar[bool] = False
     shares: tuple[float, ...]
     """The rungs, as shares of the planned steps."""
     patience: float = 0.1
@@ -57,6 +59,19 @@ class GainStopping:
         if gains is None or share >= 1.0:
             return True
         return gains[trial.number] >= self.patience * rate(list(gains.values()), share) * (1.0 - share)
+
+    def behind(self, standings: Sequence[Standing]) -> dict[int, float]:
+        """See `StoppingRule.behind`: what the gain lacks to (2), with everything that is known now."""
+        found, everyone = {}, sorted(standings, key=lambda one: one.number)
+        for rung in {len(one.losses) - 1 for one in everyone if one.stopped}:
+            gains, share = self.gains(everyone, rung), self.shares[rung]
+            if gains is None:
+                continue
+            least = self.patience * rate(list(gains.values()), share) * (1.0 - share)
+            for one in everyone:
+                if one.stopped and len(one.losses) - 1 == rung:
+                    found[one.number] = least - gains[one.number]
+        return found
 
     def gains(self, trials: Sequence[Standing], rung: int) -> dict[int, float] | None:
         """Expected gain of each trial that reached a rung, by number; None where too few are complete."""

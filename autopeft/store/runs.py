@@ -200,6 +200,19 @@ class SqlRunStore:
             session.touch(connection)
             return self._trials.add(connection, proposal, seed, outcome)
 
+    def reopen(self, number: int) -> Trial:
+        """Put a trial that was stopped early back to `pending`, with what it measured, to train on.
+
+        Raises:
+            ValueError: where the trial was not stopped early.
+            RunBusyError: where another process has taken the run over.
+            RuntimeError: where no session is open.
+        """
+        session = self._held()
+        with self._database.writing(durable=False) as connection:
+            session.touch(connection)
+            return self._trials.reopen(connection, number)
+
     def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
         """Mark a pending trial running, one attempt further, on so many GPUs.
 

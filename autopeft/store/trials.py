@@ -74,6 +74,19 @@ class TrialTable:
         assert added is not None
         return added
 
+    def reopen(self, connection: Connection, number: int) -> Trial:
+        """Put a trial that was stopped early back to `pending`, with what it measured.
+
+        Raises:
+            ValueError: where it was not stopped early.
+        """
+        update = self._update(number, trials.c.status == TrialStatus.STOPPED_EARLY.value)
+        row = {"status": TrialStatus.PENDING.value, "finished_at": None}
+        reopened = first(connection.execute(update.values(row).returning(trials)))
+        if reopened is None:
+            raise ValueError(f"trial {number} cannot be taken up again: {self._why_not(connection, number)}")
+        return reopened
+
     def start(self, connection: Connection, number: int, worker: str, gpus: float) -> Trial:
         """Mark a pending trial running, one attempt further, on so many GPUs.
 
@@ -88,7 +101,6 @@ class TrialTable:
             gpus=gpus,
             started_at=time.time(),
             finished_at=None,
-            measurements=None,
             failure=None,
         )
         started = first(connection.execute(update.returning(trials)))
@@ -210,7 +222,7 @@ class TrialTable:
 
     def _why_not(self, connection: Connection, number: int) -> str:
         status = connection.scalar(sa.select(trials.c.status).where(self._key(number)))
-        return "there is none" if status is None else f"it is {status}, not pending"
+        return "there is none" if status is None else f"it is {status}"
 
 
 def _ended(outcome: Outcome) -> dict[str, Any]:

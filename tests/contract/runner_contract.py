@@ -19,7 +19,7 @@ import pytest
 from autopeft.cluster.campaign import Campaign, RunEnd
 from autopeft.cluster.stopping import EarlyStopping
 from autopeft.domain.errors import UserError
-from autopeft.domain.events import Event, RungReached, TrialEnded, TrialStarted
+from autopeft.domain.events import Event, RungReached, TrialEnded, TrialStarted, TrialTakenUp
 from autopeft.domain.measurements import Measurements
 from autopeft.domain.ports import EvaluationTask, EvaluatorRef, RunStore
 from autopeft.domain.stopping import Standing
@@ -107,8 +107,24 @@ def stored(folder: Path) -> list[Trial]:
 class Odd:
     """Stops trials of odd numbers at their second rung."""
 
+    promotes = True
+
     def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:
         return len(trial.losses) < 2 or trial.number % 2 == 0
+
+    def behind(self, standings: Sequence[Standing]) -> dict[int, float]:
+        return {}
+
+
+class Later(Odd):
+    """The same, and takes the first of them up again once three trials are complete."""
+
+    def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:
+        return sum(one.complete for one in others) >= 3 or super().goes_on(trial, others)
+
+    def behind(self, standings: Sequence[Standing]) -> dict[int, float]:
+        away = 0.0 if sum(one.complete for one in standings) >= 3 else 1.0
+        return {one.number: away + (one.number > 1) for one in standings if one.stopped}
 
 
 class RunnerContract(ABC):
@@ -190,6 +206,26 @@ class RunnerContract(ABC):
         ended = [line for line in log.read_text().splitlines() if line.startswith("ended")]
         assert len(ended) == 3, "what is stopped trains no further"
 
+    def test_a_stopped_trial_that_is_wanted_after_all_trains_on_from_its_rung(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        stopping = EarlyStopping(toy_objectives(), (0.3, 0.6, 1.0), Later())
+        end, trials, events = self.search(tmp_path, 8, stopping=stopping, rungs=3, log=str(log))
+        assert end == RunEnd("The budget of 8 trials is used up.", interrupted=False)
+        again = trials[1]
+        assert (again.status, again.attempt) == (TrialStatus.COMPLETE, 2)
+        assert again.measurements is not None
+        assert [rung.step for rung in again.measurements.rungs] == [3, 6, 10]
+        assert again.measurements.quality == known_measurements(task_of(again)).quality
+        mine = [event for event in events if about(event) == 1]
+        assert [type(event) for event in mine] == [
+            *(TrialStarted, RungReached, RungReached, TrialEnded),
+            *(TrialStarted, TrialTakenUp, RungReached, TrialEnded),
+        ]
+        assert [event.again for event in mine if isinstance(event, TrialStarted)] == [False, True]
+        stops = [event.trial.seconds for event in mine if isinstance(event, TrialEnded)]
+        assert stops[1] > stops[0], "the time is added"
+        assert 1 in {event.trial.number for event in events if isinstance(event, TrialEnded) and event.values}
+
     def test_an_evaluator_that_cannot_be_built_ends_the_search_with_its_problem(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="Name one"):
             self.search(tmp_path, 3, target="build_never")
@@ -240,7 +276,7 @@ def about(event: Event) -> int | None:
     match event:
         case TrialStarted() | TrialEnded():
             return event.trial.number
-        case RungReached():
+        case RungReached() | TrialTakenUp():
             return event.number
         case _:
             return None

@@ -202,6 +202,31 @@ class StoreContract(SessionContract):
         with pytest.raises(ValueError, match="there is none"):
             run.start(1, "w")
 
+    def test_a_stopped_trial_is_put_back_with_what_it_measured_and_its_time_is_added(self, run):
+        run.add(proposal_of(0), 1)
+        run.start(0, "w")
+        with pytest.raises(ValueError, match="it is running"):
+            run.reopen(0)
+        stopped = Outcome(status=TrialStatus.STOPPED_EARLY, measurements=measurements_of(), seconds=2.0)
+        ended = run.finish(0, 1, stopped, 1.0)
+        assert run.spent().trials == 1
+        reopened = run.reopen(0)
+        put_back = {"status": TrialStatus.PENDING, "finished_at": None}
+        assert reopened == ended.model_copy(update=put_back)
+        assert run.spent().trials == 0
+        started = run.start(0, "v")
+        assert (started.attempt, started.measurements) == (2, measurements_of()), (
+            "should it be killed, its rungs are known"
+        )
+        done = run.finish(0, 2, complete(0.9), 1.0)
+        assert (done.status, done.seconds, done.gpu_seconds) == (
+            TrialStatus.COMPLETE,
+            2.0 + complete(0.9).seconds,
+            ended.gpu_seconds + complete(0.9).seconds,
+        )
+        with pytest.raises(ValueError, match="it is complete"):
+            run.reopen(0)
+
     def test_a_late_result_changes_nothing(self, run):
         run.add(proposal_of(0), 1)
         run.start(0, "w0")

@@ -13,9 +13,9 @@ from typing import Any
 
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
+from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung, TakenUp
 from autopeft.domain.ports import Evaluation, EvaluationTask
-from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
+from autopeft.domain.trial import CHECKPOINT, Failure, FailureReason, Outcome, TrialStatus
 
 PLANNED_STEPS = 10
 
@@ -25,7 +25,8 @@ class FakeEvaluator:
 
     Faults: `nan`, `inf`, `missing` (of accuracy; `nan:train_peak_bytes` and so on of another), `raise`, `oom`, `exit`,
     `kill`, `kill-once` (the first attempt only), `sleep:SECONDS`, `stubborn` (sleeps through Ctrl-C), `recycle`,
-    `no-outcome`. Candidates of a `burden` above `limit` run out of memory.
+    `no-outcome`. Candidates of a `burden` above `limit` run out of memory. One that is stopped at a rung leaves its
+    rungs as a checkpoint, and another attempt trains no step of these again.
     """
 
     def __init__(
@@ -45,8 +46,13 @@ class FakeEvaluator:
         fault = "oom" if burden(task.candidate) > self._limit else self._faults.get(str(task.number), "")
         self._write(f"began {task.number} {task.attempt} {os.getpid()}")
         measurements = known_measurements(task)
-        reached = []
-        for step in range(1, self._rungs + 1):
+        checkpoint = Path(task.artefact_dir) / CHECKPOINT
+        reached = (
+            [Rung.model_validate(one) for one in json.loads(checkpoint.read_text())] if checkpoint.exists() else []
+        )
+        if reached:
+            yield {task.number: TakenUp(step=reached[-1].step, planned_steps=PLANNED_STEPS)}
+        for step in range(len(reached) + 1, self._rungs + 1):
             time.sleep(self._delay_s / max(1, self._rungs))
             rung = Rung(
                 step=step * PLANNED_STEPS // self._rungs,
@@ -57,15 +63,24 @@ class FakeEvaluator:
                 train_peak=measurements.train_peak,
             )
             reached.append(rung)
-            stop = yield {task.number: rung}
+            try:
+                stop = yield {task.number: rung}
+            except GeneratorExit:
+                if step < self._rungs:
+                    _save(checkpoint, reached)
+                raise
             if task.number in stop and step < self._rungs:
                 self._write(f"stopped {task.number} {step}")
-                partial = measurements.model_copy(update={"rungs": tuple(reached), "quality": rung.quality})
+                _save(checkpoint, reached)
+                partial = measurements.model_copy(
+                    update={"rungs": tuple(reached), "quality": rung.quality, "steps": rung.step}
+                )
                 return {task.number: Outcome(status=TrialStatus.STOPPED_EARLY, measurements=partial, seconds=0.1)}
         if self._rungs == 0:
             time.sleep(self._delay_s)
         measurements = measurements.model_copy(update={"rungs": tuple(reached)})
         outcome = _fault(fault, task, measurements)
+        checkpoint.unlink(missing_ok=True)
         if outcome.status is TrialStatus.COMPLETE:
             folder = Path(task.artefact_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +104,11 @@ class FakeEvaluator:
         if self._log is not None:
             with open(self._log, "a") as file:
                 file.write(line + "\n")
+
+
+def _save(checkpoint: Path, reached: Sequence[Rung]) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(json.dumps([one.model_dump(mode="json") for one in reached]))
 
 
 def burden(candidate: Candidate) -> float:

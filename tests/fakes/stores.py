@@ -60,7 +60,8 @@ class MemoryRunStore:
         self.calls.append("close")
 
     def add(self, proposal: Proposal, seed: int) -> Trial:
-        if any(row.digest == proposal.candidate.digest for row in self._rows.values()):
+        taken = (proposal.candidate.digest, seed)
+        if any((row.digest, row.seed) == taken for row in self._rows.values()):
             raise TakenTrialError(proposal.candidate.digest)
         number = len(self._rows)
         row = Trial(
@@ -79,6 +80,11 @@ class MemoryRunStore:
         self.calls.pop()
         update = {"status": outcome.status, "failure": outcome.failure, "measurements": outcome.measurements}
         return self._write("refuse", trial.model_copy(update={**update, "finished_at": time.time()}))
+
+    def reopen(self, number: int) -> Trial:
+        row = self._rows[number]
+        assert row.status is TrialStatus.STOPPED_EARLY
+        return self._write("reopen", row.model_copy(update={"status": TrialStatus.PENDING, "finished_at": None}))
 
     def start(self, number: int, worker: str, *, gpus: float = 0.0) -> Trial:
         row = self._rows[number]

@@ -24,11 +24,23 @@ def table(tmp_path_factory):
 
 def test_the_command_says_how_long_each_search_took(table, tmp_path):
     figure = tmp_path / "figure.html"
-    arguments = ["bench", "samplers", str(table), "--samplers", "random,tpe", "--seeds", "3", "--early-stopping"]
+    arguments = [
+        "bench",
+        "samplers",
+        str(table),
+        "--samplers",
+        "random,tpe",
+        "--seeds",
+        "3",
+        "--early-stopping",
+        "front,mo-asha",
+    ]
     told = CliRunner().invoke(app, [*arguments, "--figure", str(figure), "--json"])
     assert told.exit_code == 0, told.output
     found = json.loads(told.output)
-    assert list(found["searches"]) == ["random", "random + stopping", "tpe", "tpe + stopping"]
+    assert list(found["searches"]) == [
+        f"{name}{ending}" for name in ("random", "tpe") for ending in ("", " + front", " + mo-asha")
+    ]
     expected = contest(table, ["random"], seeds=3)
     median = expected.seconds_to("random", 0.95)
     assert found["searches"]["random"]["seconds"]["0.95"] == {
@@ -36,7 +48,7 @@ def test_the_command_says_how_long_each_search_took(table, tmp_path):
         "low": round(median.low, 3),
         "high": round(median.high, 3),
     }
-    assert "random + stopping" in figure.read_text(encoding="utf-8")
+    assert "random + mo-asha" in figure.read_text(encoding="utf-8")
     shown = CliRunner().invoke(app, ["bench", "samplers", str(table), "--samplers", "random", "--seeds", "2"])
     assert shown.exit_code == 0, shown.output
     assert "s to 95%" in shown.output

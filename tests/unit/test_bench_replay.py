@@ -145,6 +145,9 @@ class Never:
     def goes_on(self, trial, others):
         return trial.number != 1
 
+    def behind(self, standings):
+        return {}
+
 
 def test_a_stopped_trial_costs_what_it_did_and_is_no_part_of_the_front(monkeypatch):
     found, sampler = replayed(monkeypatch, SMALL, [0, 1, 2], rule=Never())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from autopeft.cluster.campaign import Done
+from autopeft.cluster.campaign import Campaign, Done
+from autopeft.cluster.stopping import EarlyStopping
 from autopeft.domain.measurements import Rung
 from autopeft.domain.ports import EvaluationTask
+from autopeft.domain.stopping import Standing
 from autopeft.domain.trial import CHECKPOINT, Outcome, TrialStatus
 from tests.fakes.campaigns import begun, complete, crash, store_of
 from tests.fakes.evaluators import known_measurements
-from tests.fakes.searches import toy_campaign
+from tests.fakes.searches import toy_campaign, toy_objectives
+from tests.fakes.stores import MemoryRunStore
 
 
 def adapter(task: EvaluationTask) -> Path:
@@ -143,3 +148,80 @@ def test_an_interrupted_trial_keeps_its_checkpoint_and_opening_deletes_halves_of
     assert not half.exists()
     assert begun(again).artefact_dir == task.artefact_dir
     again.close()
+
+
+class Wants:
+    """Goes on with everything; stopped trials are wanted again once so many trials are complete."""
+
+    promotes = False
+
+    def __init__(self, complete: int) -> None:
+        self._complete = complete
+
+    def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:
+        return True
+
+    def behind(self, standings: Sequence[Standing]) -> dict[int, float]:
+        missing = self._complete - sum(one.complete for one in standings)
+        return {one.number: missing + one.losses[-1] for one in standings if one.stopped}
+
+
+def weighed(outcome: Outcome) -> Outcome:
+    """With the memory at every rung."""
+    measured = outcome.measurements
+    assert measured is not None
+    rungs = tuple(one.model_copy(update={"train_peak": measured.train_peak}) for one in measured.rungs)
+    return outcome.model_copy(update={"measurements": measured.model_copy(update={"rungs": rungs})})
+
+
+def wanting(store: MemoryRunStore, folder: Path, complete: int = 1) -> Campaign:
+    return toy_campaign(store, folder, stopping=EarlyStopping(toy_objectives(), (0.5, 1.0), Wants(complete)))
+
+
+def test_a_wanted_trial_trains_on_before_anything_new_and_costs_no_further_trial(tmp_path: Path) -> None:
+    store = store_of("2")
+    campaign = wanting(store, tmp_path)
+    campaign.open()
+    first = begun(campaign)
+    campaign.finish(first, weighed(stopped(first, 0.6)))
+    second = begun(campaign)
+    assert second.number == 1
+    campaign.finish(second, weighed(finished(second, 0.3, 0.5, like=second)))
+    # Of two trials both ended; what is left of the first is no third.
+    assert campaign.done() is None
+    campaign.close()
+    # A search that goes on decides as this one does.
+    resumed = wanting(store, tmp_path)
+    resumed.open()
+    again = begun(resumed)
+    assert (again.number, again.attempt, again.candidate) == (0, 2, first.candidate)
+    assert again.artefact_dir == first.artefact_dir
+    assert (Path(again.artefact_dir) / CHECKPOINT).is_file()
+    resumed.finish(again, weighed(finished(again, 0.6, 0.9, like=again)))
+    assert isinstance(resumed.next(), Done)
+    assert [trial.status for trial in store.trials()] == [TrialStatus.COMPLETE] * 2
+    assert 0 in resumed.front.numbers
+    resumed.close()
+
+
+def test_one_without_a_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
+    campaign = wanting(store_of("4"), tmp_path, complete=0)
+    campaign.open()
+    first = begun(campaign)
+    outcome = weighed(stopped(first, 0.6))
+    (Path(first.artefact_dir) / CHECKPOINT).unlink()
+    campaign.finish(first, outcome)
+    assert begun(campaign).number == 1
+    campaign.close()
+
+
+def test_so_many_checkpoints_are_kept_and_the_nearest_to_being_wanted(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("autopeft.cluster.campaign.MOST_CHECKPOINTS", 2)
+    campaign = wanting(store_of("9"), tmp_path, complete=99)
+    campaign.open()
+    for accuracy in (0.6, 0.2, 0.4):
+        task = begun(campaign)
+        campaign.finish(task, weighed(stopped(task, accuracy)))
+    left = sorted(int(path.parent.name[:4]) for path in (tmp_path / "artefacts").rglob(CHECKPOINT))
+    assert left == [0, 2]
+    campaign.close()

@@ -12,7 +12,7 @@ from autopeft.domain.recording import RecordedTraining
 from autopeft.domain.replayed import Moment, Replay
 from autopeft.domain.results import ScoredTrial, score
 from autopeft.domain.start import Start
-from autopeft.domain.stopping import Standing, StoppingRule
+from autopeft.domain.stopping import Standing, StoppingRule, most_wanted
 from autopeft.domain.trial import Trial, TrialStatus
 from autopeft.search.replay.table_space import TableSpace, TableView
 from autopeft.search.replay.truth import MEMORY, Truth
@@ -35,10 +35,13 @@ class _Running:
     """Of all rungs that its training reaches."""
     reached: int = 0
     complete: bool = False
+    stopped: bool = False
+    samples: int = 0
+    """Training rows that were counted so far."""
 
     def standing(self, memory: float) -> Standing:
         trained = tuple(rung.train_loss for rung in self.training.rungs[: self.reached])
-        return Standing(self.number, memory, self.losses[: self.reached], self.complete, trained)
+        return Standing(self.number, memory, self.losses[: self.reached], self.complete, trained, self.stopped)
 
 
 @dataclass(order=True)
@@ -65,7 +68,8 @@ def replay(
     """Search a table with a sampler, as if every training took the time that was recorded.
 
     A free worker asks the sampler, trains what it proposes, and reports at each rung; where the rule says so, the trial
-    ends there. Proposing takes no simulated time. Everything but `Replay.sampler_s` is a function of the arguments.
+    ends there. A stopped trial that the rule wants after all trains on from its rung before anything new is proposed.
+    Proposing takes no simulated time. Everything but `Replay.sampler_s` is a function of the arguments.
 
     Args:
         truth: The table.
@@ -98,7 +102,8 @@ class _Search:
         self._trials: dict[int, _Running] = {}
         self._events: list[_Event] = []
         self._sampler_s = 0.0
-        self._samples = self._stopped = self._ended = 0
+        self._samples = 0
+        self._ended: set[int] = set()
         self._complete: set[int] = set()
         self._share = 0.0
         self._moments: list[Moment] = []
@@ -114,6 +119,10 @@ class _Search:
                 self._start(event.at_s, trials)
         return Replay(self._seed, tuple(self._moments), self._stopped, len(self._trials), self._sampler_s)
 
+    @property
+    def _stopped(self) -> int:
+        return sum(one.stopped for one in self._trials.values())
+
     def _known(self, candidate: Candidate) -> Known | None:
         """What a forecast and closed forms tell of a candidate; here the table's own numbers stand for them."""
         config = self._config_of.get(candidate.digest)
@@ -127,6 +136,8 @@ class _Search:
         return Known(values)
 
     def _start(self, now_s: float, trials: int) -> None:
+        if self._take_up(now_s):
+            return
         number = len(self._trials)
         if number >= trials or not self._space.free.any():
             return
@@ -141,21 +152,44 @@ class _Search:
         self._trials[number] = running
         # What runs is the table's configuration, not the proposal that it stands for.
         self._tell(running, TrialStatus.RUNNING)
+        self._schedule(running, now_s)
+
+    def _take_up(self, now_s: float) -> bool:
+        """Let the most wanted of the stopped trials train on; whether there was one."""
+        if self._rule is None:
+            return False
+        standings = self._standings()
+        number = most_wanted(self._rule, [one for one in standings if one.losses])
+        if number is None:
+            return False
+        running = self._trials[number]
+        running.stopped = False
+        self._tell(running, TrialStatus.RUNNING)
+        self._schedule(running, now_s - self._truth.seconds(running.config, running.reached - 1))
+        return True
+
+    def _schedule(self, running: _Running, began_s: float) -> None:
+        """The rungs that are still to come, and the end, of a training that began (or would have begun) then."""
         reached = len(running.losses)
-        for rung in range(min(reached, len(self._truth.table.facts.rungs) - 1)):
-            heapq.heappush(self._events, _Event(now_s + self._truth.seconds(config, rung), number, rung))
-        heapq.heappush(self._events, _Event(now_s + self._truth.seconds(config, None), number, reached, end=True))
+        for rung in range(running.reached, min(reached, len(self._truth.table.facts.rungs) - 1)):
+            at_s = began_s + self._truth.seconds(running.config, rung)
+            heapq.heappush(self._events, _Event(at_s, running.number, rung))
+        at_s = began_s + self._truth.seconds(running.config, None)
+        heapq.heappush(self._events, _Event(at_s, running.number, reached, end=True))
+
+    def _standings(self) -> list[Standing]:
+        return [
+            one.standing(peak)
+            for one in self._trials.values()
+            if one.reached and (peak := one.training.train_peak_bytes) is not None
+        ]
 
     def _stops(self, running: _Running, rung: int) -> bool:
         running.reached = rung + 1
         memory = running.training.train_peak_bytes
         if self._rule is None or memory is None:
             return False
-        others = [
-            one.standing(peak)
-            for one in self._trials.values()
-            if one.number != running.number and one.reached and (peak := one.training.train_peak_bytes) is not None
-        ]
+        others = [one for one in self._standings() if one.number != running.number]
         return not self._rule.goes_on(running.standing(memory), others)
 
     def _end(self, running: _Running, event: _Event) -> None:
@@ -163,18 +197,19 @@ class _Search:
             self._events = [one for one in self._events if one.number != running.number]
             heapq.heapify(self._events)
             status = TrialStatus.STOPPED_EARLY
-            self._stopped += 1
+            running.stopped = True
         else:
             status = running.training.status
             running.reached = len(running.losses)
             running.complete = status is TrialStatus.COMPLETE
-        self._ended += 1
-        self._samples += self._truth.samples(running.training, None if event.end else event.rung)
+        self._ended.add(running.number)
+        samples = self._truth.samples(running.training, None if event.end else event.rung)
+        self._samples, running.samples = self._samples + samples - running.samples, samples
         self._tell(running, status)
         if running.complete:
             self._complete.add(running.config)
             self._share = self._truth.share(self._complete)
-        self._moments.append(Moment(event.at_s, self._ended, self._samples, self._share))
+        self._moments.append(Moment(event.at_s, len(self._ended), self._samples, self._share))
 
     def _tell(self, running: _Running, status: TrialStatus) -> None:
         measured = self._truth.measurements(running.training, running.reached) if status.ended else None
