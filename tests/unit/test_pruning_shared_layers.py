@@ -11,10 +11,13 @@ from transformers import AlbertConfig, AutoModelForSequenceClassification, Olmo2
 
 import autopeft
 from autopeft.domain.candidate import Candidate, Pruning
+from autopeft.domain.trial import TrialStatus
 from autopeft.evaluate.artefact import save_adapter
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.pruning.counts import kept_peft_parameters, lost_block_parameters
 from autopeft.evaluate.pruning.criteria import ALL, DEFAULTS
+from tests.unit.evaluate_models import WORDS, save_model
+from tests.unit.evaluate_trials import opened, run, spec_of, task_of
 from tests.unit.model_state import assert_same, state_of
 from tests.unit.pruning_models import METHODS, Bed, insertion_of, masked, padded
 
@@ -25,7 +28,7 @@ def albert(layers: int = 6) -> Any:
     """Three groups of weights, each of which makes two of six layers."""
     torch.manual_seed(0)
     config = AlbertConfig(
-        vocab_size=22,
+        vocab_size=len(WORDS),
         hidden_size=16,
         embedding_size=8,
         num_hidden_layers=layers,
@@ -65,6 +68,19 @@ def test_a_pruned_albert_says_what_the_masked_one_says(methods: tuple[str, ...],
         torch.testing.assert_close(found, again.logits(), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found, whole, atol=1e-3), "something was pruned"
     assert torch.equal(autopeft.load_adapter(albert(), tmp_path / "pruned")(**padded()).logits, found)
+
+
+def test_a_trial_prunes_an_albert(tmp_path: Path) -> None:
+    albert().albert.save_pretrained(save_model(tmp_path / "albert"))
+    evaluator = opened(spec_of(tmp_path, "albert", training={"steps": 8}))
+    task = task_of(evaluator, tmp_path, dropout=0.0)
+    pruning = Pruning(criterion="light-peft", settings={**DEFAULTS, "heads": 0.25, "modules": 0.5})
+    task = task.model_copy(update={"candidate": task.candidate.model_copy(update={"pruning": pruning})})
+    outcome, _ = run(evaluator, task)
+    assert outcome.status is TrialStatus.COMPLETE, outcome.failure
+    assert outcome.measurements is not None
+    assert evaluator._bench.untouched.differences() == []
+    evaluator.close()
 
 
 def test_a_layer_counts_once_however_often_it_runs() -> None:
