@@ -37,10 +37,10 @@ def scores(trials: dict[Key, Record], name: str, variants: Sequence[str]) -> str
         mine = _of(trials, name, variant)
         row = [variant, str(len(mine))]
         for split in ("validation", "test"):
-            row += [_spread([_accuracy(one, split) for one in mine]), _spread(_gains(trials, name, variant, split))]
-        loss = _spread([one["measurements"]["rungs"][-1]["train_loss"] for one in mine], 3)
+            row += [spread([_accuracy(one, split) for one in mine]), spread(_gains(trials, name, variant, split))]
+        loss = spread([one["measurements"]["rungs"][-1]["train_loss"] for one in mine], 3)
         rows.append([*row, loss])
-    return _table(["variant", "seeds", "validation", "Δ", "test", "Δ", "training loss"], rows)
+    return table(["variant", "seeds", "validation", "Δ", "test", "Δ", "training loss"], rows)
 
 
 def costs(trials: dict[Key, Record], timings: dict[Key, Record], name: str, variants: Sequence[str]) -> str:
@@ -61,15 +61,15 @@ def costs(trials: dict[Key, Record], timings: dict[Key, Record], name: str, vari
                 _mib(one["train_peak"]["live_bytes"] for one in mine),
                 _mib(one["train_mean_bytes"] for one in mine),
                 _mib(one["infer_peak"]["live_bytes"] for one in mine),
-                _spread([_estimating(one) for one in timed if one["estimation_steps"]], 2),
-                _spread([_stepping(one) for one in timed], 2),
-                _spread([_whole(one, steps) for one in timed], 2),
-                _spread([_ratio(one["predict_s"], one["plain"]["predict_s"]) for one in timed], 2),
+                spread([_estimating(one) for one in timed if one["estimation_steps"]], 2),
+                spread([_stepping(one) for one in timed], 2),
+                spread([_whole(one, steps) for one in timed], 2),
+                spread([_ratio(one["predict_s"], one["plain"]["predict_s"]) for one in timed], 2),
             ]
         )
     memory = ["estimation peak", "training peak", "mean of step peaks", "inference peak"]
     times = ["estimation step", "step", "whole training", "prediction"]
-    return _table(["variant", "PEFT parameters", "model kept", *memory, *times], rows)
+    return table(["variant", "PEFT parameters", "model kept", *memory, *times], rows)
 
 
 def overall(trials: dict[Key, Record], variants: Sequence[str]) -> str:
@@ -92,7 +92,7 @@ def overall(trials: dict[Key, Record], variants: Sequence[str]) -> str:
             ]
         if len(row) > 1:
             rows.append(row)
-    return _table(["variant", "validation Δ ± standard error", "no worse", "test Δ ± standard error", "no worse"], rows)
+    return table(["variant", "validation Δ ± standard error", "no worse", "test Δ ± standard error", "no worse"], rows)
 
 
 def _key(one: Record) -> Key:
@@ -156,7 +156,7 @@ def _whole(run: Record, steps: int) -> float:
     return (estimation + (steps - first) * _stepping(run) + extra / step) / steps
 
 
-def _spread(values: Sequence[float], digits: int = 1) -> str:
+def spread(values: Sequence[float], digits: int = 1) -> str:
     if not values:
         return NONE
     spread = statistics.stdev(values) if len(values) > 1 else math.nan
@@ -168,6 +168,6 @@ def _mib(values: Iterable[int | None]) -> str:
     return f"{statistics.fmean(found) / _MIB:.1f}" if found else NONE
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

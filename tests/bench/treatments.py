@@ -20,7 +20,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,13 @@ class Unwatched:
 
     def mean_bytes(self) -> None:
         """See `PeakMeter.mean_bytes`."""
+
+    def state(self) -> dict[str, Any]:
+        """See `PeakMeter.state`."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See `PeakMeter.load`."""
 
 
 def main() -> None:

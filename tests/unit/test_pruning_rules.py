@@ -93,25 +93,34 @@ def test_weights_in_a_few_bits_cannot_be_cut() -> None:
     assert "4 or 8 bits cannot be cut" in problems(layout=few)
 
 
-def test_a_ratio_that_empties_a_layer_is_refused_when_the_space_is_bound() -> None:
+@pytest.mark.parametrize(
+    ("name", "bad", "said"),
+    [
+        ("heads", 0.95, r"0\.95 leaves a layer none of its 4 heads; allowed: below 0\.875"),
+        ("ffn", 0.97, r"0\.97 does not leave every layer one of its 24 units; allowed: up to 0\.958"),
+        ("estimation", 0.95, r"0\.95 is outside what 'estimation' of light-peft takes; allowed: 0\.01 to 0\.9"),
+        ("estimation", 1.0, r"1\.0 is outside what 'estimation' of light-peft takes; allowed: 0\.01 to 0\.9"),
+    ],
+)
+def test_what_leaves_nothing_is_refused_when_the_space_is_bound(name: str, bad: float, said: str) -> None:
     written = {
         "name": "mine",
         "summary": "s",
-        "parameters": {"heads": {"kind": "choice", "values": [0.25, 0.95]}},
+        "parameters": {name: {"kind": "choice", "values": [0.25, bad]}},
         "candidate": {
             "insertions": [{"method": "lora"}],
-            "pruning": {"criterion": "light-peft", "settings": {"heads": "$heads"}},
+            "pruning": {"criterion": "light-peft", "settings": {name: f"${name}"}},
             "learning_rate": 1e-3,
         },
     }
     space = SearchSpaceFile.model_validate(written)
-    with pytest.raises(UserError, match=r"parameters\.heads: 0\.95 leaves a layer none of its 4 heads"):
+    with pytest.raises(UserError, match=said):
         bind(space, layout_of("bert"), METHODS, {}, CRITERIA)
-    written["parameters"]["heads"]["values"] = [0.25, 0.5]  # type: ignore[index]
+    written["parameters"][name]["values"] = [0.25, 0.5]  # type: ignore[index]
     bound = bind(SearchSpaceFile.model_validate(written), layout_of("bert"), METHODS, {}, CRITERIA)
-    candidate = bound.resolve({"heads": 0.5})
+    candidate = bound.resolve({name: 0.5})
     assert candidate is not None
-    assert candidate.pruning == Pruning(criterion="light-peft", settings={**DEFAULTS, "heads": 0.5})
+    assert candidate.pruning == Pruning(criterion="light-peft", settings={**DEFAULTS, name: 0.5})
 
 
 # -- the published ratios

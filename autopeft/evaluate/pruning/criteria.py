@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from autopeft.domain.candidate import Candidate, Pruning, Setting
@@ -11,6 +12,8 @@ from autopeft.domain.method import TreatmentFacts
 from autopeft.domain.space import ChoiceDomain, Domain, FloatDomain
 from autopeft.evaluate.pruning.shape import KNOBS, dropped, ffn_units, head_shape
 
+_PROJECTED = re.compile(r"(^|_)(q|k|v|qk|kv|query|key|value)(_|$)", re.IGNORECASE)
+"""In the name of a normalisation: what it normalises (`q_norm`, `query_layernorm`, `layer_norm_kv`)."""
 _RATIO = FloatDomain(low=0.0, high=0.99)
 SETTINGS: Mapping[str, Domain] = {
     "heads": _RATIO,
@@ -114,7 +117,7 @@ def _of_heads(ratio: float, layout: ModelLayout, *, within: bool) -> list[Proble
                     "Set the ratio of heads to 0.",
                 )
             ]
-        if _per_head_norm(layer, layout):
+        if _normed_together(layer, layout):
             return [
                 Problem(
                     "heads",
@@ -142,10 +145,15 @@ def _of_heads(ratio: float, layout: ModelLayout, *, within: bool) -> list[Proble
     ]
 
 
-def _per_head_norm(layer: LayerLayout, layout: ModelLayout) -> bool:
-    """Whether a normalisation inside the attention is wider than one head, so that it would have to be cut too."""
+def _normed_together(layer: LayerLayout, layout: ModelLayout) -> bool:
+    """Whether a normalisation of queries or keys is wider than one head, so that it would have to be cut too.
+
+    One of another name is taken for that of the attention's output, whose width stays (ALBERT). Were it not, the pruned
+    block would not do what the masked one does, and `find_wiring` would refuse it.
+    """
     inside = [norm for norm in layer.norms if norm.path.startswith(f"{layer.attention}.")]
-    return any(norm.parameters > 2 * layout.head_dim for norm in inside)
+    wide = [norm for norm in inside if norm.parameters > 2 * layout.head_dim]
+    return any(_PROJECTED.search(norm.path.rpartition(".")[2]) for norm in wide)
 
 
 def _of_units(ratio: float, scope: str, layout: ModelLayout) -> list[Problem]:

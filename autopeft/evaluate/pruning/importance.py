@@ -26,15 +26,17 @@ class Importance:
         self._tokens: torch.Tensor | None = None
         self._base: dict[str, torch.Tensor] = {}
         self._modules: dict[str, torch.Tensor] = {}
+        self._uses: dict[str, int] = {}
+        """How often each module ran: more than once in a pass where layers share it, or where checkpointing computes it
+        again, which leaves out the end of a block."""
         self._ranks: dict[str, torch.Tensor] = {}
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._forward, with_kwargs=True)]
         for site in sites:
             self._watch(model, site)
 
     def modules(self) -> dict[str, float]:
-        """By key of the site: mean over passes of the mean over real tokens of ||delta|| / ||base|| per token."""
-        passes = max(1, self._forwards - self._first)
-        return {key: float(total) / passes for key, total in self._modules.items()}
+        """By key of the site: mean over its uses of the mean over real tokens of ||delta|| / ||base|| per token."""
+        return {key: float(total) / max(1, self._uses[key]) for key, total in self._modules.items()}
 
     def ranks(self) -> dict[str, torch.Tensor]:
         """By key of the site: mean over steps of |mean_i A dL/dA| + |mean_o B dL/dB|, float64 `[ranks]` on the CPU."""
@@ -45,6 +47,7 @@ class Importance:
         """The sums so far, on the CPU; between two steps."""
         return {
             "forwards": self._forwards,
+            "uses": dict(self._uses),
             "modules": {key: total.to("cpu", copy=True) for key, total in self._modules.items()},
             "ranks": {key: total.to("cpu", copy=True) for key, total in self._ranks.items()},
         }
@@ -52,6 +55,7 @@ class Importance:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, as if never interrupted."""
         self._forwards = int(state["forwards"])
+        self._uses = {key: int(uses) for key, uses in state["uses"].items()}
         for name, sums in (("modules", self._modules), ("ranks", self._ranks)):
             for key, total in sums.items():
                 total.copy_(state[name][key])
@@ -75,6 +79,7 @@ class Importance:
     def _watch(self, model: Any, live: LiveSite) -> None:
         key, device = live.site.key, live.down.weight.device
         self._modules[key] = torch.zeros((), dtype=torch.float32, device=device)
+        self._uses[key] = 0
         self._ranks[key] = torch.zeros(live.site.ranks, dtype=torch.float32, device=device)
         if isinstance(live, LoraSite):
             # peft calls the frozen module first and the two thin matrices after it.
@@ -110,6 +115,7 @@ class Importance:
                 real = self._tokens.reshape(-1).bool()
                 found = torch.where(real, ratios, 0.0).sum() / real.sum()
             self._modules[key] += _finite(found)
+            self._uses[key] += 1
 
         return hook
 
