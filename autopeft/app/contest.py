@@ -10,7 +10,7 @@ from autopeft.domain.errors import Problem, UserError, unknown
 from autopeft.domain.replayed import Contest, Replay
 from autopeft.domain.stopping import FrontStopping, StoppingRule
 from autopeft.search import SAMPLERS
-from autopeft.search.replay import BLIND, Truth, replay
+from autopeft.search.replay import Truth, replay, sampler_of
 from autopeft.store.recorded import read_table
 
 STOPPING = " + stopping"
@@ -32,7 +32,8 @@ def contest(
 
     Args:
         table: As `autopeft bench record` writes it.
-        samplers: Names; the ending `-blind` lets one learn what is known before a training.
+        samplers: Names; the ending `-blind` lets one learn what is known before a training, `autopeft-as-published`
+            is the paper's with the mistake of its released code.
         seeds: Searches with each.
         workers: Simulated trials at once.
         early_stopping: Whether each is replayed a second time, stopping trials early.
@@ -43,7 +44,7 @@ def contest(
     Raises:
         UserError: where the table cannot be read or replayed, or a sampler is unknown.
     """
-    wrong = [unknown("--samplers", name, SAMPLERS) for name in samplers if name.removesuffix(BLIND) not in SAMPLERS]
+    wrong = [unknown("--samplers", name, SAMPLERS) for name in samplers if sampler_of(name) not in SAMPLERS]
     if wrong:
         raise UserError(*wrong)
     truth = Truth(read_table(table))

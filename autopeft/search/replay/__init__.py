@@ -1,6 +1,6 @@
 """Searches replayed on recorded tables, with a simulated clock."""
 
-from autopeft.search.replay.clock import BLIND, replay
+from autopeft.search.replay.clock import replay, sampler_of
 from autopeft.search.replay.truth import Truth
 
-__all__ = ["BLIND", "Truth", "replay"]
+__all__ = ["Truth", "replay", "sampler_of"]
