@@ -97,7 +97,9 @@ def test_a_lucky_observation_of_the_second_black_box_does_not_hold_the_front():
     held[:, 0] = posteriors[0].predict(rows)[0]
     reference = np.array([1.1, 1.1])
     asked = [point("new", (0.4, 0.5), (None, None))]
-    means = np.array([[one.predict(np.array([asked[0].row]))[position][0] for one in posteriors] for position in (0, 1)])
+    means = np.array(
+        [[one.predict(np.array([asked[0].row]))[position][0] for one in posteriors] for position in (0, 1)]
+    )
 
     def closed(points, running, reference):
         return expected_hypervolume_improvement(means[:1], means[1:], boxes(held, reference))

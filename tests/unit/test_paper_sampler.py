@@ -76,7 +76,9 @@ def test_what_depends_on_an_exchanged_parameter_comes_and_goes_with_it():
     assert set(other[0].params) == {"method", "length", "rate"}
     assert other[0].params["rate"] == 1e-3
     rest = [one for one in found if one.params["method"] == 0]
-    assert {sum(one.params[name] != {"rank": 8, "rate": 1e-3}[name] for name in ("rank", "rate")) for one in rest} == {1}
+    assert {sum(one.params[name] != {"rank": 8, "rate": 1e-3}[name] for name in ("rank", "rate")) for one in rest} == {
+        1
+    }
 
 
 def height(point):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autopeft.search.extras import calm
 from autopeft.search.front.beliefs import Axes, Beliefs
 from autopeft.search.front.surrogate import CONSTANT, ROOT5, Posterior
 from autopeft.search.front.views import Point
@@ -48,11 +48,9 @@ class NoisyWorth:
         0 for points that are not looked at.
         """
         import torch
-        from botorch.utils.sampling import manual_seed
 
         key = (tuple(point.key for point in running), reference.tobytes())
-        with warnings.catch_warnings(), manual_seed(self._seed), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with calm(self._seed), torch.no_grad():
             if self._prepared is None or self._prepared[0] != key:
                 self._prepared = (key, self._function(running, reference))
             short = np.argsort(-self._beliefs.worth(points, running, reference), kind="stable")[:_SHORT]
@@ -112,7 +110,7 @@ def _model(posteriors: Sequence[Posterior], known: int) -> Any:
     from botorch.posteriors import GPyTorchPosterior
     from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
 
-    class Surrogates(Model):  # type: ignore[misc]
+    class Surrogates(Model):
         num_outputs = len(posteriors)
         batch_shape = torch.Size()
 

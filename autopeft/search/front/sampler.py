@@ -189,7 +189,9 @@ class FrontSampler(BaseSampler):
 
 def _black_boxes(points: Sequence[Point]) -> int:
     """Objectives that are known of no point."""
-    return sum(all(value is None for value in values) for values in zip(*(point.known for point in points), strict=True))
+    return sum(
+        all(value is None for value in values) for values in zip(*(point.known for point in points), strict=True)
+    )
 
 
 def _read(view: View, study: Study, number: int) -> _History:

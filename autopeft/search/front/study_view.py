@@ -99,7 +99,10 @@ class StudyView:
             return None
         kept = {**point.params, name: value}
         return self.point(
-            {key: kept[key] if key in kept and _takes(one, kept[key]) else draw(one, rng) for key, one in branch.items()}
+            {
+                key: kept[key] if key in kept and _takes(one, kept[key]) else draw(one, rng)
+                for key, one in branch.items()
+            }
         )
 
     def _params(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from autopeft.search.extras import calm
 
 Array = NDArray[np.float64]
 
@@ -49,8 +50,8 @@ class Nuts:
         from autopeft.search.paper.nuts import sample
 
         inputs, outcomes = torch.tensor(rows), torch.tensor(targets[:, None])
-        model = SaasFullyBayesianSingleTaskGP(inputs, outcomes)
-        with quiet():
+        with calm(seed):
+            model = SaasFullyBayesianSingleTaskGP(inputs, outcomes)
             found = sample(rows, targets, self.warmup, self.samples, seed)
             kept = {name: torch.tensor(values[:: self.thinning]).to(inputs) for name, values in found.items()}
             model.train()
@@ -72,16 +73,14 @@ class Map:
         import torch
         from botorch.fit import fit_gpytorch_mll
         from botorch.models.map_saas import EnsembleMapSaasSingleTaskGP
-        from botorch.utils.sampling import manual_seed
         from gpytorch.mlls import ExactMarginalLogLikelihood
 
         # Quantile function of the half-Cauchy distribution, HalfCauchy(0.1).
         places = [(index + 0.5) / self.taus for index in range(self.taus)]
         taus = torch.tensor([0.1 * math.tan(0.5 * math.pi * place) for place in places], dtype=torch.float64)
-        model = EnsembleMapSaasSingleTaskGP(
-            torch.tensor(rows), torch.tensor(targets[:, None]), num_taus=self.taus, taus=taus, outcome_transform=None
-        )
-        with quiet(), manual_seed(seed):  # a fit that fails starts again from a draw
+        inputs, outcomes = torch.tensor(rows), torch.tensor(targets[:, None])
+        with calm(seed):  # a fit that fails starts again from a draw
+            model = EnsembleMapSaasSingleTaskGP(inputs, outcomes, num_taus=self.taus, taus=taus, outcome_transform=None)
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
         return model
 
@@ -101,11 +100,10 @@ class NoisyImprovement:
         from botorch.acquisition.multi_objective.monte_carlo import qNoisyExpectedHypervolumeImprovement
         from botorch.models import ModelListGP
         from botorch.sampling import SobolQMCNormalSampler
-        from botorch.utils.sampling import manual_seed
 
         self._seed = seed
         sampler, observed = SobolQMCNormalSampler(torch.Size([draws]), seed=seed), torch.tensor(rows)
-        with quiet(), manual_seed(seed):
+        with calm(seed):
             if len(models) == 1:
                 self._function: Any = qNoisyExpectedImprovement(
                     models[0], observed, sampler=sampler, prune_baseline=True, marginalize_dim=MIXTURE
@@ -123,17 +121,15 @@ class NoisyImprovement:
     def wait_for(self, rows: Array) -> None:
         """Points `[k, d]` that will be observed, in place of earlier ones."""
         import torch
-        from botorch.utils.sampling import manual_seed
 
-        with quiet(), manual_seed(self._seed):
+        with calm(self._seed):
             self._function.set_X_pending(torch.tensor(rows) if len(rows) else None)
 
     def __call__(self, rows: Array) -> Array:
         """The improvement of each of `rows [k, d]` alone, `[k]`."""
         import torch
-        from botorch.utils.sampling import manual_seed
 
-        with quiet(), manual_seed(self._seed), torch.no_grad():
+        with calm(self._seed), torch.no_grad():
             found = [self._function(some[:, None, :]) for some in torch.tensor(rows).split(_AT_ONCE)]
         return np.asarray(torch.cat(found).numpy(), dtype=float)
 
@@ -142,11 +138,3 @@ MIXTURE = -3
 """The dimension of a batch along which BoTorch keeps the models of a mixture."""
 _AT_ONCE = 256
 """Points of which the improvement is computed together: memory grows with draws, models and cells of the front."""
-
-
-class quiet(warnings.catch_warnings):  # noqa: N801
-    """No warnings of BoTorch and its like: none is for the person who searches."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore")

@@ -97,6 +97,4 @@ def climb(
                 going.discard(index)
             else:
                 at[index] = best
-    return [
-        Climb(start, end, known.get(end.key, -math.inf)) for start, end in zip(starts, at, strict=True)
-    ]
+    return [Climb(start, end, known.get(end.key, -math.inf)) for start, end in zip(starts, at, strict=True)]

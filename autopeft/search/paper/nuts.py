@@ -23,7 +23,7 @@ _BLOCK = 32
 """Observations are filled up to a multiple of this, since every size is compiled anew: some 10 s of a core."""
 
 
-class Padded(SaasPyroModel):  # type: ignore[misc]
+class Padded(SaasPyroModel):
     """BoTorch's SAAS model, of which some observations are only there to fill up.
 
     Those are independent of everything, so that they add a constant to the logarithm of the density.
