@@ -29,8 +29,8 @@ SAMPLERS = {
     "nsga2": "Evolution (NSGA-II): crosses and mutates the best trials; needs some hundred of them.",
     "nsga3": "Evolution (NSGA-III): the same, spread along given directions; for three objectives and more.",
     "evolution": "Regularised evolution: the best of a few is changed a little, the oldest dies.",
-    "autopeft": "The AutoPEFT paper's: sparse Gaussian processes, sampled, and batches of four; needs the extra botorch.",
-    "autopeft-map": "The same with the most likely Gaussian processes: some times quicker; needs the extra botorch.",
+    "autopeft": "The AutoPEFT paper's: sparse Gaussian processes, batches of four; takes seconds; extra botorch.",
+    "autopeft-map": "The same with the most likely Gaussian processes, some times quicker; extra botorch.",
     "random": "Independent draws: the baseline that others must beat.",
 }
 """Every sampler with one line for a person who chooses."""

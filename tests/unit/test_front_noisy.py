@@ -85,7 +85,7 @@ def test_a_running_trial_makes_what_is_like_it_worth_less():
 
 
 def test_a_lucky_observation_of_the_second_black_box_does_not_hold_the_front():
-    """Four repeats of one candidate, of which one was lucky in both objectives: another one is worth as much as ever."""
+    """Four repeats of one candidate, of which one was lucky in both objectives."""
     rng = np.random.default_rng(0)
     rows = np.repeat([[0.2, 0.2], [0.5, 0.5], [0.8, 0.8]], 4, axis=0)
     losses = np.column_stack([1.0 - rows[:, 0], rows[:, 0]]) + 0.01 * rng.standard_normal((12, 2))

@@ -21,7 +21,9 @@ from autopeft.search.paper.inputs import Inputs
 from autopeft.search.paper.models import Map, NoisyImprovement, Nuts
 from autopeft.search.paper.neighbours import climb, neighbours
 from autopeft.search.paper.sampler import RECORDED, Effort
+from autopeft.search.replay import Truth, replay
 from tests.contract.sampler_contract import OBJECTIVES, conditional, grid_180, told
+from tests.fakes.recorded import made_up_table
 
 torch = pytest.importorskip("torch")
 for package in ("botorch", "jax", "numpyro"):
@@ -250,6 +252,16 @@ def test_no_search_can_have_the_mistake_of_the_published_code():
     assert not any(effort.as_published for effort in samplers.PAPER.values())
     with pytest.raises(UserError, match="nothing is called 'autopeft-as-published'"):
         make_sampler("autopeft-as-published", grid_180(), OBJECTIVES, 0)
+
+
+@pytest.mark.parametrize("ending", ["", "-as-published"])
+def test_a_replay_on_a_table_visits_every_configuration_once_and_is_the_same_every_time(monkeypatch, ending):
+    table = Truth(made_up_table(20))
+    monkeypatch.setitem(samplers.PAPER, "autopeft-map", LITTLE)
+    first, again = (replay(table, "autopeft-map" + ending, 1, workers=2) for _ in range(2))
+    assert first.trials == 20
+    assert first.moments == again.moments
+    assert first.moments[-1].share == pytest.approx(1.0)
 
 
 def test_failed_trials_teach_nothing_and_infeasible_ones_are_kept_away_from():

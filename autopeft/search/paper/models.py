@@ -33,8 +33,8 @@ class Fit(Protocol):
 class Nuts:
     """SAAS with every hyper-parameter integrated out: Eriksson and Jankowiak, UAI 2021 (arXiv:2103.00349), section 4.
 
-    k(x, x') = s² Matérn5/2(√Σ_i ρ_i (x_i - x'_i)²), with τ ~ HalfCauchy(0.1) and ρ_i ~ HalfCauchy(τ): most inverse
-    squared length-scales are near 0, a few are free. The No-U-Turn sampler draws (ρ, τ, s², noise, mean); the surrogate
+    k(x, x') = s² Matérn5/2(√Σ_i r_i (x_i - x'_i)²), with τ ~ HalfCauchy(0.1) and r_i ~ HalfCauchy(τ): most inverse
+    squared length-scales are near 0, a few are free. The No-U-Turn sampler draws (r, τ, s², noise, mean); the surrogate
     is the mixture over the draws that are kept. The numbers are those of the released AutoPEFT code.
     """
 
@@ -88,9 +88,9 @@ class Map:
 class NoisyImprovement:
     """Noisy expected hypervolume improvement: Daulton, Balandat and Bakshy, NeurIPS 2021 (arXiv:2105.08195), eq. 3.
 
-    α(x) = E_f[ HVI(f(x) | front of {f(x_1), …, f(x_n)}) ], f drawn jointly at the observed points x_i, the pending ones
-    and x: nobody knows which of the noisy observations make the front. By quasi-Monte Carlo, over every model of the
-    mixtures. Everything is to be maximised here. Of one objective it is the noisy expected improvement.
+    NEHVI(x) = E_f[ HVI(f(x) | front of {f(x_1), …, f(x_n)}) ], f drawn jointly at the observed points x_i, the
+    pending ones and x: nobody knows which of the noisy observations make the front. By quasi-Monte Carlo, over every
+    model of the mixtures. Everything is to be maximised here. Of one objective it is the noisy expected improvement.
     """
 
     def __init__(self, models: Sequence[Any], rows: Array, reference: Array, draws: int, seed: int) -> None:

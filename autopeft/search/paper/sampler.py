@@ -44,7 +44,7 @@ RECORDED = "autopeft:recorded"
 class Effort:
     """How the search goes about it; the numbers are those of the released code."""
 
-    fit: Fit = Nuts()
+    fit: Fit = field(default_factory=Nuts)
     batch: int = 4
     """Proposals of one model."""
     restarts: int = 10
@@ -185,22 +185,22 @@ class PaperSampler(BaseSampler):
         front = [trials.complete[index] for index in np.flatnonzero(non_dominated(-scores))]
         taken, chosen = set(trials.taken), list[Climb]()
         waiting = [point.params for point in trials.running]
+
+        def around(point: Point) -> list[Point]:
+            return [one for one in neighbours(view, point, rng) if one.key not in taken]
+
+        def worth(points: Sequence[Point]) -> Array:
+            return np.where(risks(points, tried) > RISK, -np.inf, worth_of(inputs.rows([one.params for one in points])))
+
         for _ in range(effort.batch):
             starts = _starts(view, front, taken, tried, rng, effort.restarts)
             if not starts:
                 break
             worth_of.wait_for(inputs.rows(waiting))
-            found = climb(
-                starts,
-                lambda point: [one for one in neighbours(view, point, rng) if one.key not in taken],
-                lambda points: np.where(
-                    risks(points, tried) > RISK, -np.inf, worth_of(inputs.rows([point.params for point in points]))
-                ),
-                effort.evaluations,
-            )
+            found = climb(starts, around, worth, effort.evaluations)
             best = max(found, key=lambda one: one.worth)
             chosen.append(best)
-            taken |= {best.start.key} if effort.as_published else {best.end.key}
+            taken.add(best.start.key if effort.as_published else best.end.key)
             waiting.append(best.end.params)
         return chosen
 
