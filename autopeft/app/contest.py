@@ -12,7 +12,7 @@ from autopeft.domain.replayed import Contest, Replay
 from autopeft.domain.start import Start
 from autopeft.domain.stopping import RULES, StoppingRule
 from autopeft.search import SAMPLERS
-from autopeft.search.replay import BLIND, Truth, replay, start_from
+from autopeft.search.replay import Truth, replay, sampler_of, start_from
 from autopeft.store.recorded import read_table
 
 STOPPING = " + "
@@ -39,7 +39,8 @@ def contest(
 
     Args:
         table: As `autopeft bench record` writes it.
-        samplers: Names; the ending `-blind` lets one learn what is known before a training.
+        samplers: Names; the ending `-blind` lets one learn what is known before a training, `autopeft-as-published`
+            is the paper's with the mistake of its released code.
         seeds: Searches with each.
         workers: Simulated trials at once.
         early_stopping: Names of rules; each sampler is replayed once more with each, stopping trials early.
@@ -52,7 +53,7 @@ def contest(
     Raises:
         UserError: where the table cannot be read or replayed, or a sampler is unknown.
     """
-    wrong = [unknown("--samplers", name, SAMPLERS) for name in samplers if name.removesuffix(BLIND) not in SAMPLERS]
+    wrong = [unknown("--samplers", name, SAMPLERS) for name in samplers if sampler_of(name) not in SAMPLERS]
     wrong += [unknown("--early-stopping", name, RULES) for name in early_stopping if name not in RULES]
     if wrong:
         raise UserError(*wrong)

@@ -114,7 +114,8 @@ def samplers(
         typer.Option(
             "--samplers",
             metavar="NAMES",
-            help="Joined by commas; front-blind must learn what is known before training.",
+            help="Joined by commas; front-blind must learn what is known before training, autopeft-as-published (and "
+            "autopeft-map-as-published) has the mistake of the paper's released code.",
         ),
     ] = "front,tpe,nsga2,random",
     early_stopping: Annotated[

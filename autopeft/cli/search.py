@@ -116,7 +116,10 @@ def command(
         ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="front, tpe, gp, nsga2, nsga3, evolution or random.", rich_help_panel=SPACE)
+        str | None,
+        typer.Option(
+            help="front, tpe, gp, nsga2, nsga3, evolution, autopeft, autopeft-map or random.", rich_help_panel=SPACE
+        ),
     ] = None,
     startup_trials: Annotated[
         int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)

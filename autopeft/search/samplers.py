@@ -16,10 +16,14 @@ from autopeft.domain.space import Space
 from autopeft.domain.start import Start
 from autopeft.search.asking import HistorySampler
 from autopeft.search.evolution import EvolutionSampler
+from autopeft.search.extras import INSTALL, SAAS, missing
 from autopeft.search.front.earlier import EarlierRuns
 from autopeft.search.front.fits import Fits
 from autopeft.search.front.sampler import FrontSampler
 from autopeft.search.front.views import SpaceView, View
+from autopeft.search.paper import PaperSampler
+from autopeft.search.paper.models import Map
+from autopeft.search.paper.sampler import Effort
 from autopeft.search.starting import StartedSampler
 
 SAMPLERS = {
@@ -29,10 +33,14 @@ SAMPLERS = {
     "nsga2": "Evolution (NSGA-II): crosses and mutates the best trials; needs some hundred of them.",
     "nsga3": "Evolution (NSGA-III): the same, spread along given directions; for three objectives and more.",
     "evolution": "Regularised evolution: the best of a few is changed a little, the oldest dies.",
+    "autopeft": "The AutoPEFT paper's: sparse Gaussian processes, batches of four; takes seconds; extra botorch.",
+    "autopeft-map": "The same with the most likely Gaussian processes, some times quicker; extra botorch.",
     "random": "Independent draws: the baseline that others must beat.",
 }
 """Every sampler with one line for a person who chooses."""
 
+PAPER = {"autopeft": Effort(), "autopeft-map": Effort(fit=Map())}
+"""The paper's sampler by name, and what it does for a proposal."""
 _TRIES = 6
 _GP_TRIES = 2
 """A Gaussian process takes seconds to answer, and answers alike."""
@@ -51,14 +59,16 @@ def make_sampler(
     startup_trials: int | None = None,
     known: KnownObjectives | None = None,
     view: View | None = None,
+    effort: Effort | None = None,
     start: Start | None = None,
 ) -> Sampler:
     """The sampler of this name.
 
     `startup_trials` random trials come before the model is used (for evolution they are the size of a generation);
     `None` is 6, for `nsga2`, `nsga3` and `evolution` 20. `known` tells what need not be learned by training.
-    `view` takes the place of the space as `front` and `evolution` see it. `start` is what the search begins with: its
-    points come before the sampler's, and `front` expects what its earlier runs saw.
+    `view` takes the place of the space as `front`, `evolution` and `autopeft` see it, `effort` that of what `autopeft`
+    does for a proposal. `start` is what the search begins with: its points come before the sampler's, and `front`
+    expects what its earlier runs saw.
 
     Raises:
         UserError: where there is no such sampler, or it cannot work on this space or in this installation.
@@ -67,7 +77,11 @@ def make_sampler(
         raise UserError(unknown("sampler", name, SAMPLERS))
     if name == "gp":
         _check_gp(space)
-    if view is None and name in ("front", "evolution"):
+    if name in PAPER:
+        _check_paper()
+        # Everything is a black box to the paper's search.
+        view = view or SpaceView(space, objectives, None, seed)
+    elif view is None and name in ("front", "evolution"):
         view = SpaceView(space, objectives, known, seed)
     earlier = (
         EarlierRuns(view, space.parameters, objectives, start.earlier)
@@ -85,6 +99,8 @@ def make_sampler(
             case "evolution":
                 assert view is not None
                 return EvolutionSampler(view, draw_seed, startup_trials)
+            case "autopeft" | "autopeft-map":
+                return PaperSampler(view, seed=draw_seed, startup=startup_trials, effort=effort or PAPER[name])
             case "tpe":
                 return _tpe(draw_seed, startup_trials)
             case "gp":
@@ -100,8 +116,8 @@ def make_sampler(
         space,
         objectives,
         seed,
-        tries={"front": 1, "gp": _GP_TRIES}.get(name, _TRIES),
-        keeps_state=name in ("nsga2", "nsga3"),
+        tries={"front": 1, "gp": _GP_TRIES}.get(name, 1 if name in PAPER else _TRIES),
+        keeps_state=name in ("nsga2", "nsga3", *PAPER),
         avoids_infeasible=name != "random",
     )
     return StartedSampler(sampler, start) if start and start.points else sampler
@@ -129,6 +145,19 @@ def _nsga3(seed: int, startup_trials: int | None, objectives: int) -> BaseSample
     # As many directions as trials in a generation, as in the paper's table 1.
     divisions = next(many for many in range(1, population + 1) if comb(objectives + many - 1, many) >= population)
     return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population, dividing_parameter=divisions)
+
+
+def _check_paper() -> None:
+    absent = missing(SAAS)
+    if absent:
+        raise UserError(
+            Problem(
+                "sampler",
+                f"autopeft needs {', '.join(absent)}, not installed here",
+                ", ".join(name for name in SAMPLERS if name not in PAPER),
+                f"Run {INSTALL}, or use front.",
+            )
+        )
 
 
 def _check_gp(space: Space) -> None:

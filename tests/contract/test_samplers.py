@@ -6,7 +6,22 @@ from autopeft.domain.errors import UserError
 from autopeft.domain.space import Condition, IntDomain, Parameter
 from autopeft.domain.trial import TrialStatus
 from autopeft.search import SAMPLERS, make_sampler
-from tests.contract.sampler_contract import OBJECTIVES, SamplerContract, ToySpace, choice, conditional, grid_180, told
+from autopeft.search.encoding import encode
+from autopeft.search.extras import BOTORCH, SAAS, missing
+from autopeft.search.front import sampler as front_sampler
+from autopeft.search.paper.models import Fit, Map, Nuts
+from autopeft.search.paper.sampler import BATCH, Effort
+from autopeft.search.samplers import PAPER
+from tests.contract.sampler_contract import (
+    OBJECTIVES,
+    SamplerContract,
+    ToySpace,
+    choice,
+    conditional,
+    grid_180,
+    stored,
+    told,
+)
 
 
 def memory_space():
@@ -74,7 +89,67 @@ class TestTpe(LearnsMemory, SamplerContract):
 
 
 class TestFront(LearnsMemory, SamplerContract):
+    """With the closed form: nothing is known of two objectives here, and BoTorch would take over."""
+
     name = "front"
+
+    @pytest.fixture(autouse=True)
+    def _without_botorch(self, monkeypatch):
+        monkeypatch.setattr(front_sampler, "missing", lambda packages: list(packages))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing(BOTORCH)), reason="the extra botorch is not installed")
+class TestFrontOfTwoBlackBoxes(SamplerContract):
+    name = "front"
+    startup = 11
+    long_startup = 118
+    history = 13
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing(SAAS)), reason="the extra botorch is not installed")
+class Paper(SamplerContract):
+    """The paper's sampler, which takes seconds for a batch: with few climbs and draws."""
+
+    startup = 11
+    long_startup = 118
+    history = 13
+    fit: Fit
+
+    def sampler(self, space, seed=0, startup=None):
+        effort = Effort(fit=self.fit, restarts=2, evaluations=60, draws=8)
+        return make_sampler(self.name, space, OBJECTIVES, seed, startup or self.startup, effort=effort)
+
+    def test_it_learns_what_does_not_fit(self):
+        sampler, limit, bad = self.sampler(memory_space()), edge(0.27), []
+        for number in range(23):
+            proposal = sampler.ask(number)
+            used = proposal.parameters["rank"] * proposal.parameters["batch"]
+            bad += [number] if used > limit else []
+            sampler.tell(told(number, proposal, TrialStatus.INFEASIBLE if used > limit else TrialStatus.COMPLETE))
+        assert sum(number >= 15 for number in bad) <= 2
+
+    def test_the_other_three_of_a_batch_are_kept_over_a_replay(self):
+        live, resumed = self.sampler(grid_180()), self.sampler(grid_180())
+        history = self.run(live, 13)
+        batch = history[11].trial.sampler_state[BATCH]
+        assert len(batch) == 4
+        resumed.replay([stored(one) for one in history])
+        own = [
+            encode(grid_180().parameters, one.trial.parameters)[0] for one in [*history[11:], *self.run(resumed, 2, 13)]
+        ]
+        assert own == [chosen for chosen, _ in batch]
+
+
+class TestAutopeft(Paper):
+    name = "autopeft"
+    fit = Nuts(warmup=4, samples=4, thinning=2)
+
+
+class TestAutopeftMap(Paper):
+    name = "autopeft-map"
+    fit = Map(taus=2)
 
 
 class TestEvolution(LearnsMemory, SamplerContract):
@@ -121,9 +196,11 @@ class TestGp(SamplerContract):
 
 
 def test_every_sampler_of_the_list_can_be_made_and_says_what_it_is():
-    assert list(SAMPLERS) == ["front", "tpe", "gp", "nsga2", "nsga3", "evolution", "random"]
+    assert list(SAMPLERS) == ["front", "tpe", "gp", "nsga2", "nsga3", "evolution", *PAPER, "random"]
     for name, summary in SAMPLERS.items():
         assert summary.endswith(".")
+        if name in PAPER and missing(SAAS):
+            continue
         assert make_sampler(name, conditional(), OBJECTIVES, 0).ask(0) is not None
 
 

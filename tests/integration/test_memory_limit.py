@@ -120,6 +120,7 @@ def spec_of(budget: int, **more: object) -> SearchSpec:
             "data": {"source": "python-docs", "max_train_rows": 64},
             "training": {"epochs": 1, "rungs": [1.0]},
             "sampler": "random",
+            "first_guesses": False,  # their number depends on the budget
             "resources": {"runner": "local"},
             "budget": budget,
             **more,

@@ -82,6 +82,11 @@ class Beliefs:
         """`[trials, m]`, in the order of the axes."""
 
     @property
+    def posteriors(self) -> Sequence[Belief | None]:
+        """In the order of the axes; None where an objective is known of every point."""
+        return tuple(self._posteriors)
+
+    @property
     def noise(self) -> float:
         """Standard deviation of one observation of the first objective."""
         first = self._posteriors[0]

@@ -37,13 +37,18 @@ def change(distribution: BaseDistribution, value: Any, rng: np.random.Generator)
         return value
     if rng.random() < _REDRAWN:
         return draw(distribution, rng)
-    low, high = _ends(distribution)
-    place = (_scaled(distribution, value) - low) / (high - low) + _STEP * float(rng.normal())
-    moved = _at(distribution, abs(place) if place < 1 else 2.0 - place)  # what would leave the range is reflected
+    moved = value_near(distribution, value, _STEP * float(rng.normal()))
     if moved != value or distribution.step is None:
         return moved
     up = value < distribution.high and (value == distribution.low or rng.random() < 0.5)
     return value + distribution.step if up else value - distribution.step
+
+
+def value_near(distribution: FloatDistribution | IntDistribution, value: float, away: float) -> int | float:
+    """The value that lies `away` from another, as a share of the range; what would leave the range is reflected."""
+    low, high = _ends(distribution)
+    place = (_scaled(distribution, value) - low) / (high - low) + away
+    return _at(distribution, abs(place) if place < 1 else 2.0 - place)
 
 
 def _at(distribution: FloatDistribution | IntDistribution, place: float) -> int | float:

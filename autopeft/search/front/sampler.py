@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.domain.pareto import layers
+from autopeft.search.extras import BOTORCH, missing
 from autopeft.search.front.axes import Axes
 from autopeft.search.front.beliefs import Beliefs, Unfinished
 from autopeft.search.front.earlier import EarlierRuns
 from autopeft.search.front.fits import Fits
+from autopeft.search.front.noisy import NoisyWorth
 from autopeft.search.front.screening import Tried, likely, risks
 from autopeft.search.front.study_view import KnownByParams, StudyView
 from autopeft.search.front.views import Point, View
@@ -39,6 +41,9 @@ _FRESH = 16
 """Draws for one of the first trials."""
 _KEPT = 300
 """Observations that the model sees at most."""
+
+Worth = Callable[[Sequence[Point], Sequence[Point], Array], Array]
+"""Of points, beside running ones, below a reference."""
 
 
 @dataclass
@@ -68,6 +73,10 @@ class FrontSampler(BaseSampler):
     hypervolume improvement is tried next (`acquisition`, equation 1), or with the largest per predicted second. Trials
     that run already are believed to turn out as drawn from the model. What was infeasible is not tried again nearby.
 
+    Where nothing is known of two objectives or more, as of quality and latency, BoTorch's noisy expected hypervolume
+    improvement takes over (`noisy`). Without BoTorch, equation 1 serves there too: it is exact for independent beliefs,
+    but takes what was observed of the others than the first for the truth.
+
     In a study of one's own:
 
         study = optuna.create_study(
@@ -88,6 +97,7 @@ class FrontSampler(BaseSampler):
         per_second: bool = False,
         fits: Fits | None = None,
         earlier: EarlierRuns | None = None,
+        noisy: bool | None = None,
     ) -> None:
         """A sampler.
 
@@ -99,6 +109,7 @@ class FrontSampler(BaseSampler):
             per_second: Whether a point's worth is divided by its known seconds, where those are known.
             fits: Remembers what was fitted, for samplers that are built anew for every question.
             earlier: Runs of which the model expects the like, as far as the trials bear them out.
+            noisy: Whether BoTorch takes over where two objectives are black boxes; `None` where it is installed.
         """
         self._view = view
         self._known = dict(known or {})
@@ -107,6 +118,7 @@ class FrontSampler(BaseSampler):
         self._per_second = per_second
         self._fits = fits or Fits()
         self._earlier = earlier
+        self._noisy = not missing(BOTORCH) if noisy is None else noisy
         self._otherwise = RandomSampler(seed=self._seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -159,7 +171,10 @@ class FrontSampler(BaseSampler):
         trials, values = _kept(history.complete, np.array(history.values), axes)
         beliefs = Beliefs(axes, trials, values, learned, view.groups, _unfinished(history), self._fits, self._earlier)
         reference = beliefs.reference([*pool, *history.running])
-        worth = self._worth(beliefs, pool, history, reference)
+        worth_of: Worth = beliefs.worth
+        if self._noisy and _black_boxes([*trials, *history.running, *pool]) > 1:
+            worth_of = NoisyWorth(beliefs, axes, trials, self._seed)
+        worth = self._worth(worth_of, pool, history, reference)
         for _ in range(_ROUNDS if whole is None else 0):
             best = np.argsort(-worth, kind="stable")[:_BEST]
             near = [view.changed(pool[index], rng) for index in best for _ in range(_AROUND)]
@@ -167,18 +182,25 @@ class FrontSampler(BaseSampler):
             if not fresh:
                 break
             fresh = likely(fresh, risks(fresh, history.tried))
-            pool, worth = [*pool, *fresh], np.append(worth, self._worth(beliefs, fresh, history, reference))
+            pool, worth = [*pool, *fresh], np.append(worth, self._worth(worth_of, fresh, history, reference))
         if worth.max() > 0:
             return pool[int(np.argmax(worth))]
         mean, sd = beliefs.of(pool)
         return pool[int(np.argmin(mean[:, 0] - 2.0 * sd[:, 0]))]
 
-    def _worth(self, beliefs: Beliefs, points: Sequence[Point], history: _History, reference: Array) -> Array:
-        worth = beliefs.worth(points, history.running, reference)
+    def _worth(self, worth_of: Worth, points: Sequence[Point], history: _History, reference: Array) -> Array:
+        worth = worth_of(points, history.running, reference)
         seconds = [point.seconds for point in points if point.seconds]
         if not self._per_second or len(seconds) < len(points):
             return worth
         return worth / np.array(seconds)
+
+
+def _black_boxes(points: Sequence[Point]) -> int:
+    """Objectives that are known of no point."""
+    return sum(
+        all(value is None for value in values) for values in zip(*(point.known for point in points), strict=True)
+    )
 
 
 def _read(view: View, study: Study, number: int) -> _History:

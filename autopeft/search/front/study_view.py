@@ -91,6 +91,20 @@ class StudyView:
         wanted = {name: change(own[name], point.params[name], rng) for name in changed_names(free, rng, count)}
         return self.point({**point.params, **wanted})
 
+    def exchanged(self, point: Point, name: str, value: Any, rng: np.random.Generator) -> Point | None:
+        own = [branch for branch in self._branches if set(branch) == set(point.params)]
+        # The branch that the point is in, where it takes the value; else the first that does.
+        branch = next((one for one in [*own, *self._branches] if name in one and _takes(one[name], value)), None)
+        if branch is None:
+            return None
+        kept = {**point.params, name: value}
+        return self.point(
+            {
+                key: kept[key] if key in kept and _takes(one, kept[key]) else draw(one, rng)
+                for key, one in branch.items()
+            }
+        )
+
     def _params(
         self, way: Callable[[BaseDistribution, np.random.Generator], Any], rng: np.random.Generator
     ) -> dict[str, Any]:
@@ -112,6 +126,13 @@ class StudyView:
             return float(self._known[index](params))
         except KeyError:
             return None
+
+
+def _takes(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:  # a choice that it has not
+        return False
 
 
 def _traits(params: Mapping[str, Any]) -> dict[str, Trait]:

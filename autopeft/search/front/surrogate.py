@@ -13,14 +13,14 @@ from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 
-_ROOT5 = math.sqrt(5.0)
+ROOT5 = math.sqrt(5.0)
 _JITTER = 1e-8
 _STEPS = 40
 """L-BFGS iterations of one start, and the change of the loss that ends it: hyper-parameters need no more digits."""
 _TOLERANCE = 1e-5
 _ENOUGH = 120
 """Observations that hyper-parameters are fitted to; the posterior has all."""
-_CONSTANT = 1.0
+CONSTANT = 1.0
 """Variance of the mean: outputs are standardised, but the prior mean far from all data need not be their mean."""
 
 
@@ -80,7 +80,7 @@ class Posterior:
     def predict(self, inputs: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the noiseless value, `inputs [N, d]` -> `[N]`, `[N]`."""
         cross, half = self._cross(inputs)
-        variance = self.signal + _CONSTANT + self.linear * np.sum(inputs**2, axis=1) - np.sum(half**2, axis=0)
+        variance = self.signal + CONSTANT + self.linear * np.sum(inputs**2, axis=1) - np.sum(half**2, axis=0)
         return (
             self.shift + self.spread * (cross @ self.weights),
             self.spread * np.sqrt(np.maximum(variance, 1e-12)),
@@ -90,14 +90,14 @@ class Posterior:
         """Mean `[N]` and covariance `[N, N]` of the noiseless values."""
         cross, half = self._cross(inputs)
         scaled = inputs * self.scales
-        prior = _matern(_distances(scaled, scaled), self.signal) + _CONSTANT + self.linear * (inputs @ inputs.T)
+        prior = _matern(_distances(scaled, scaled), self.signal) + CONSTANT + self.linear * (inputs @ inputs.T)
         return self.shift + self.spread * (cross @ self.weights), self.spread**2 * (prior - half.T @ half)
 
     def given(self, inputs: Array, values: Array) -> Posterior:
         """Conditioned on noiseless `values [k]` at `inputs [k, d]` as well; the hyper-parameters stay."""
         cross, half = self._cross(inputs)
         scaled = inputs * self.scales
-        own = _matern(_distances(scaled, scaled), self.signal) + _CONSTANT + self.linear * (inputs @ inputs.T)
+        own = _matern(_distances(scaled, scaled), self.signal) + CONSTANT + self.linear * (inputs @ inputs.T)
         corner = np.linalg.cholesky(own - half.T @ half + 1e-6 * np.eye(len(inputs)))
         n, k = len(self.inputs), len(inputs)
         lower = np.zeros((n + k, n + k))
@@ -120,7 +120,7 @@ class Posterior:
 
     def _cross(self, inputs: Array) -> tuple[Array, Array]:
         scaled = inputs * self.scales
-        cross = _matern(_distances(scaled, self.inputs), self.signal) + _CONSTANT
+        cross = _matern(_distances(scaled, self.inputs), self.signal) + CONSTANT
         if self.linear:
             cross += self.linear * (inputs @ self.plain.T)
         return cross, solve_triangular(self.lower, cross.T, lower=True)
@@ -223,7 +223,7 @@ def _standard(values: Array) -> tuple[float, float]:
 
 def _fixed(inputs: Array, prior: Prior, variances: Array | None) -> Array:
     """`[n, n]`: the part of the covariance that no hyper-parameter changes."""
-    fixed = np.full((len(inputs),) * 2, _CONSTANT)
+    fixed = np.full((len(inputs),) * 2, CONSTANT)
     if prior.linear:
         fixed += prior.linear * (inputs @ inputs.T)
     if variances is not None:
@@ -237,8 +237,8 @@ def _loss(log: Array, inputs: Array, target: Array, groups: NDArray[np.int_], fi
     signal, noise = math.exp(log[0]), math.exp(log[1])
     scaled = inputs * np.exp(-log[2:])[groups] if count else inputs
     distance = _distances(scaled, scaled)
-    decay = np.exp(-_ROOT5 * distance)
-    kernel = signal * (1.0 + _ROOT5 * distance + (5.0 / 3.0) * distance**2) * decay
+    decay = np.exp(-ROOT5 * distance)
+    kernel = signal * (1.0 + ROOT5 * distance + (5.0 / 3.0) * distance**2) * decay
     covariance = fixed + kernel
     covariance[np.diag_indices(n)] += noise + _JITTER
     lower, failed = lapack.dpotrf(covariance, lower=1, clean=1)
@@ -255,7 +255,7 @@ def _loss(log: Array, inputs: Array, target: Array, groups: NDArray[np.int_], fi
     gradient[1] = 0.5 * noise * float(np.trace(outer))
     if count:
         # dk/dlog l_g = (5/3) s (1 + √5 r) exp(-√5 r) |x_g - x'_g|²/l_g²; sums over pairs by one matrix product
-        slope = outer * ((5.0 / 3.0) * signal * (1.0 + _ROOT5 * distance) * decay)
+        slope = outer * ((5.0 / 3.0) * signal * (1.0 + ROOT5 * distance) * decay)
         per_input = slope.sum(axis=1) @ scaled**2 - np.einsum("nd,nd->d", scaled, slope @ scaled)
         gradient[2:] = np.bincount(groups, weights=per_input, minlength=count)
     return value, gradient
@@ -268,7 +268,7 @@ def _distances(left: Array, right: Array) -> Array:
 
 
 def _matern(distance: Array, signal: float) -> Array:
-    return signal * (1.0 + _ROOT5 * distance + (5.0 / 3.0) * distance**2) * np.exp(-_ROOT5 * distance)
+    return signal * (1.0 + ROOT5 * distance + (5.0 / 3.0) * distance**2) * np.exp(-ROOT5 * distance)
 
 
 def _solve_spd(lower: NDArray[np.floating[Any]], right: Array) -> Array:

@@ -95,6 +95,10 @@ class View(Protocol):
         """A point that differs in `count` parameters, by default one to three, and in what depends on them."""
         ...
 
+    def exchanged(self, point: Point, name: str, value: Any, rng: np.random.Generator) -> Point | None:
+        """The point with another value of one parameter that it has; what that brings into being is drawn."""
+        ...
+
 
 def changed_names(names: Sequence[str], rng: np.random.Generator, count: int | None) -> set[str]:
     """So many of the names, drawn; by default one to three."""
@@ -180,6 +184,9 @@ class SpaceView:
         for name in changed_names(free, rng, count):
             wanted[name] = change(self._distributions[name], wanted[name], rng)
         return self.point(self._walk(wanted, rng, draw))
+
+    def exchanged(self, point: Point, name: str, value: Any, rng: np.random.Generator) -> Point | None:
+        return self.point(self._walk({**point.params, name: value}, rng, draw))
 
     def _point(self, params: Mapping[str, Any]) -> Point | None:
         values = self._settings(params)

@@ -1,7 +1,7 @@
 """Searches replayed on recorded tables, with a simulated clock."""
 
-from autopeft.search.replay.clock import BLIND, replay
+from autopeft.search.replay.clock import replay, sampler_of
 from autopeft.search.replay.starts import start_from
 from autopeft.search.replay.truth import Truth
 
-__all__ = ["BLIND", "Truth", "replay", "start_from"]
+__all__ = ["Truth", "replay", "sampler_of", "start_from"]

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import heapq
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopeft.domain.candidate import Candidate
-from autopeft.domain.ports import Known, Proposal, Sampler
+from autopeft.domain.ports import Known, KnownObjectives, Proposal, Sampler
 from autopeft.domain.recording import RecordedTraining
 from autopeft.domain.replayed import Moment, Replay
 from autopeft.domain.results import ScoredTrial, score
 from autopeft.domain.start import Start
 from autopeft.domain.stopping import Standing, StoppingRule, most_wanted
 from autopeft.domain.trial import Trial, TrialStatus
-from autopeft.search.replay.table_space import TableSpace, TableView
+from autopeft.search.front.views import View
+from autopeft.search.replay.table_space import FreeView, TableSpace, TableView
 from autopeft.search.replay.truth import MEMORY, Truth
-from autopeft.search.samplers import make_sampler
+from autopeft.search.samplers import PAPER, make_sampler
 
 BLIND = "-blind"
 """Ends the name of a sampler that is not told what is known before training."""
+PUBLISHED = "-as-published"
+"""Ends the name of a paper's sampler that trains other candidates than the ones it learns from, as the released code
+does by mistake. It is for benchmarks and in no search."""
+
+
+def sampler_of(name: str) -> str:
+    """The sampler of the list that a name stands for, which may not be there."""
+    published = name.removesuffix(PUBLISHED)
+    return published if published in PAPER else name.removesuffix(BLIND)
 
 
 @dataclass
@@ -73,7 +83,8 @@ def replay(
 
     Args:
         truth: The table.
-        sampler: Its name; with the ending `-blind`, it has to learn what is known before a training.
+        sampler: Its name; with the ending `-blind`, it has to learn what is known before a training; `autopeft` and
+            `autopeft-map` with the ending `-as-published` learn from other candidates than they train.
         seed: Of the sampler, and of which recorded training of each configuration it is shown.
         workers: Trials at once.
         rule: Stops trials early; None trains all to the end.
@@ -94,10 +105,18 @@ class _Search:
         self._space = TableSpace(truth.table)
         self._config_of = {one[0].candidate.digest: config for config, one in truth.table.trainings.items()}
         known = None if name.endswith(BLIND) else self._known
-        name = name.removesuffix(BLIND)
-        view = TableView(self._space, truth.objectives, known, seed) if name in ("front", "evolution") else None
+        effort = None
+        if (base := sampler_of(name)) in PAPER:
+            effort = replace(PAPER[base], as_published=name.endswith(PUBLISHED))
         self._sampler: Sampler = make_sampler(
-            name, self._space, truth.objectives, seed, known=known, view=view, start=start
+            base,
+            self._space,
+            truth.objectives,
+            seed,
+            known=known,
+            view=self._view(base, known),
+            effort=effort,
+            start=start,
         )
         self._trials: dict[int, _Running] = {}
         self._events: list[_Event] = []
@@ -122,6 +141,14 @@ class _Search:
     @property
     def _stopped(self) -> int:
         return sum(one.stopped for one in self._trials.values())
+
+    def _view(self, name: str, known: KnownObjectives | None) -> View | None:
+        """The space as some samplers see it."""
+        if name in PAPER:
+            return FreeView(self._space, self._truth.objectives, None, self._seed)
+        if name in ("front", "evolution"):
+            return TableView(self._space, self._truth.objectives, known, self._seed)
+        return None
 
     def _known(self, candidate: Candidate) -> Known | None:
         """What a forecast and closed forms tell of a candidate; here the table's own numbers stand for them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,3 +111,21 @@ class TableView(SpaceView):
 
     def everything(self) -> Sequence[Point] | None:
         return self._table
+
+
+class FreeView(SpaceView):
+    """The space of a search whose points stand for what the table has left, which changes from trial to trial."""
+
+    def __init__(
+        self, space: TableSpace, objectives: Sequence[Objective], known: KnownObjectives | None, seed: int
+    ) -> None:
+        self._table_space = space
+        self._left = -1
+        super().__init__(space, objectives, known, seed)
+
+    def point(self, params: Mapping[str, Any]) -> Point | None:
+        left = int(self._table_space.free.sum())
+        if left != self._left:
+            self._points.clear()
+            self._left = left
+        return super().point(params)
