@@ -145,7 +145,7 @@ def _run(
         plan.objectives,
         spec.seed,
         spec.sampler.startup_trials,
-        known=KnownFromLayout(plan.inspection.layout),
+        known=KnownFromLayout(plan.inspection.layout, admission),
     )
 
     def told(event: Event) -> None:
