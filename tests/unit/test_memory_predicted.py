@@ -199,6 +199,15 @@ def test_methods_that_are_taken_for_alike_have_the_same_births_and_deaths(kind: 
             assert one == two
 
 
+def test_parameters_that_peft_makes_in_the_first_forward_pass_are_counted() -> None:
+    wanted = candidate((forecast := forecast_of("bert")).layout, "monteclora", (2, 3))
+    found = forecast.predict(wanted)
+    assert found is not None
+    peak, trainable = tracked("bert", wanted)
+    assert found.trainable_parameters == trainable
+    assert found.train_peak_bytes == pytest.approx(peak, rel=0.01)
+
+
 def test_sizes_that_memory_is_not_affine_in_are_traced_each() -> None:
     predictor = StepPredictor(forecast_of("bert")._model, setup_of())
     layout = predictor._model.layout
