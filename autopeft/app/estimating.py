@@ -30,7 +30,6 @@ from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
-from autopeft.search import make_sampler
 from autopeft.spaces.binding import bind
 from autopeft.spaces.library import load_space
 
@@ -192,6 +191,8 @@ def estimate_space(
         raise UserError(
             Problem("--batch", "'auto' is for one configuration", "", "Add --candidate FILE or --peft-config FILE.")
         )
+    from autopeft.search import make_sampler  # with optuna, which nothing else here needs
+
     forecast = _forecast(spec, step)
     space = bind(load_space(spec.space), forecast.layout, METHODS, POLICIES, CRITERIA)
     sampler = make_sampler("random", space, (), spec.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autopeft.cluster.admission import Admission
 from autopeft.domain.candidate import Candidate
 from autopeft.domain.layout import ModelLayout
 from autopeft.domain.ports import Known
@@ -12,15 +13,25 @@ from autopeft.evaluate.methods import METHODS
 
 @dataclass(frozen=True)
 class KnownFromLayout:
-    """Implements `autopeft.domain.ports.KnownObjectives` from closed forms over the model's layout.
+    """Implements `autopeft.domain.ports.KnownObjectives` from closed forms over the model's layout and from a forecast.
 
-    Today the trainable parameters. With pruning they are known only after the estimation, so nothing is said then.
+    The trainable parameters; and the peak of training where an admission foretells it, as the forecast says it: what an
+    admission learns of the forecast's error changes while a search runs, and what is known must not. With pruning
+    nothing is said: parameters are known only after the estimation, and each forecast costs a trace.
     """
 
     layout: ModelLayout
+    admission: Admission | None = None
 
     def __call__(self, candidate: Candidate) -> Known | None:
         if candidate.pruning is not None or any(one.method not in METHODS for one in candidate.insertions):
             return None
         inserted = sum(METHODS[one.method].trainable(one, self.layout) for one in candidate.insertions)
-        return Known({"trainable_parameters": float(inserted + self.layout.head_parameters)})
+        values = {"trainable_parameters": float(inserted + self.layout.head_parameters)}
+        if self.admission is not None:
+            foretold = self.admission.foretell(candidate)
+            if foretold.peak is not None:
+                values["train_peak_bytes"] = float(foretold.peak.live_bytes)
+            if foretold.elsewhere is not None:
+                values["predicted_peak_bytes"] = float(foretold.elsewhere.live_bytes)
+        return Known(values)

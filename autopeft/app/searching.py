@@ -149,7 +149,7 @@ def _run(
         plan.objectives,
         spec.seed,
         spec.sampler.startup_trials,
-        known=KnownFromLayout(plan.inspection.layout),
+        known=KnownFromLayout(plan.inspection.layout, admission),
         start=folder.load_start(),
     )
 

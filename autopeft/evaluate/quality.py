@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from autopeft.domain.results import TaskInfo
 
@@ -28,10 +26,15 @@ def metrics(task: TaskInfo, logits: Any, labels: Any) -> dict[str, float]:
         raise ValueError(f"{len(scores)} predictions for {len(truth)} labels")
     if not np.isfinite(scores).all():
         return dict.fromkeys(task.metrics, math.nan)
+    # Loading them takes a second, which an estimate of memory need not wait for.
     if task.kind == "regression":
+        from scipy.stats import pearsonr, spearmanr
+
         values = scores.reshape(len(scores))
         found = {"spearman": _correlation(spearmanr, values, truth), "pearson": _correlation(pearsonr, values, truth)}
     else:
+        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
         predicted = scores.argmax(axis=1)
         average = "binary" if len(task.labels) == 2 else "macro"
         found = {

@@ -1,6 +1,6 @@
 """Memory put together from blocks of known kinds against traces of whole models: error, and seconds of both.
 
-    python tests/bench/memory_composed.py [--candidates 200] [--picture FILE.html]
+    python tests/bench/memory_composed.py [--candidates 200] [--picture FILE.svg]
 
 Random candidates of every method that fits (one, or a mix of two, in random layers at a random size) on a model
 shaped like BERT-base and on one like Llama-3.2-3B. Printed are the seconds until a new shape's first candidate is
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     points = []
     for title, (build, setup) in SHAPES.items():

@@ -1,6 +1,6 @@
 """Predicted memory against that tracked in real trials on the CPU: every method, policy and pruning.
 
-    OMP_NUM_THREADS=1 python tests/bench/memory_tracked.py [--picture FILE.html] [--only NAME ...]
+    OMP_NUM_THREADS=1 python tests/bench/memory_tracked.py [--picture FILE.svg] [--only NAME ...]
 
 Each trial trains for four steps on 128 rows of the embedded data; its tracked peak is compared with what was foretold
 for it. The five largest differences are named.

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from autopeft.app.known import KnownFromLayout
 from autopeft.cluster.admission import Admission, Limits
 from autopeft.cluster.campaign import Done
 from autopeft.cluster.verdict import MOST_REFUSED
+from autopeft.domain.candidate import Pruning
 from autopeft.domain.events import Event, TrialEnded, TrialRefused, TrialStarted
 from autopeft.domain.measurements import MemorySource, PeakMemory
-from autopeft.domain.ports import Proposal
+from autopeft.domain.ports import Known, Proposal
 from autopeft.domain.trial import Failure, FailureReason, Outcome, TrialStatus
+from autopeft.evaluate.methods import METHODS
 from tests.fakes.campaigns import begun, drive, store_of
 from tests.fakes.forecasts import MIB, FakeForecast, admitting, measuring, needs
-from tests.fakes.searches import ToySampler, ToySpace, toy_campaign
+from tests.fakes.searches import ToySampler, ToySpace, toy_campaign, toy_layout
 
 
 def test_a_refused_candidate_is_a_row_without_an_attempt_and_costs_no_budget(tmp_path: Path) -> None:
@@ -197,3 +200,37 @@ def test_a_candidate_without_the_prediction_that_is_an_objective_is_refused(tmp_
     refused = [trial for trial in store.trials() if trial.refused]
     assert {trial.failure.reason for trial in refused if trial.failure} == {FailureReason.NOT_PREDICTED}
     assert "no meta kernel" in str(refused[0].failure)
+
+
+def test_a_sampler_is_told_what_is_foretold_and_it_stays_what_it_was(tmp_path: Path) -> None:
+    layout, store = toy_layout(), store_of("4")
+    admission = admitting(None, FakeForecast(lambda one: 0.5 * needs(one)), elsewhere=FakeForecast(lambda one: 7.0))
+    known, candidate = KnownFromLayout(layout, admission), proposal(16).candidate
+    exact = METHODS["lora"].trainable(candidate.insertions[0], layout) + layout.head_parameters
+    expected = Known(
+        {
+            "trainable_parameters": float(exact),
+            "train_peak_bytes": 0.5 * needs(candidate),
+            "predicted_peak_bytes": 7.0,
+        }
+    )
+    assert known(candidate) == expected
+    campaign = toy_campaign(store, tmp_path, admission=admission)
+    campaign.open()
+    drive(campaign, measuring(1e18))
+    campaign.close()
+    assert admission.calibration.expected(100 * MIB) > 150 * MIB  # the forecast was found to say half
+    assert known(candidate) == expected
+
+
+def test_a_sampler_is_told_nothing_of_what_a_pruning_will_decide() -> None:
+    pruned = proposal(16).candidate.model_copy(update={"pruning": Pruning(criterion="magnitude", settings={})})
+    forecast = FakeForecast()
+    assert KnownFromLayout(toy_layout(), admitting(None, forecast))(pruned) is None
+    assert forecast.asked == 0
+
+
+def test_a_sampler_is_told_of_parameters_where_memory_cannot_be_foretold() -> None:
+    known = KnownFromLayout(toy_layout(), Admission(lambda: FakeForecast(lambda one: None)))(proposal(16).candidate)
+    assert known is not None
+    assert set(known.values) == {"trainable_parameters"}

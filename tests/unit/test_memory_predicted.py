@@ -11,8 +11,9 @@ from autopeft.domain.spec import TrainingSpec
 from autopeft.evaluate.insertion import insert
 from autopeft.evaluate.layout import inspect_layout
 from autopeft.evaluate.memory.breakdown import Moment
-from autopeft.evaluate.memory.kinds import Pattern
+from autopeft.evaluate.memory.kinds import ALIKE, Pattern
 from autopeft.evaluate.memory.predictor import StepPredictor
+from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.step import traced_step
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.methods import METHODS
@@ -186,6 +187,27 @@ def test_a_third_rank_needs_no_trace_and_is_exact() -> None:
     assert foretold == predictor.traced(of(3))
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_methods_that_are_taken_for_alike_have_the_same_births_and_deaths(kind: str) -> None:
+    meta = MetaModel(model_of(kind, 3, device="meta"), forecast_of(kind, 3).layout)
+    for name, other in ALIKE.items():
+        for dropout in (0.0, 0.1):
+            one, two = (
+                meta.timeline(candidate(meta.layout, method, (1, 2), dropout=dropout), Setup(ROWS, TOKENS)).events
+                for method in (name, other)
+            )
+            assert one == two
+
+
+def test_parameters_that_peft_makes_in_the_first_forward_pass_are_counted() -> None:
+    wanted = candidate((forecast := forecast_of("bert")).layout, "monteclora", (2, 3))
+    found = forecast.predict(wanted)
+    assert found is not None
+    peak, trainable = tracked("bert", wanted)
+    assert found.trainable_parameters == trainable
+    assert found.train_peak_bytes == pytest.approx(peak, rel=0.01)
+
+
 def test_sizes_that_memory_is_not_affine_in_are_traced_each() -> None:
     predictor = StepPredictor(forecast_of("bert")._model, setup_of())
     layout = predictor._model.layout
@@ -241,6 +263,20 @@ def test_two_layers_of_twelve_at_the_top_need_a_sixth_of_the_activations_of_all(
     assert top is not None
     share = sum(top.layer_activation_bytes[10:]) / sum(all_layers.layer_activation_bytes)
     assert share == pytest.approx(2 / 12, rel=0.1)
+
+
+def test_two_layers_at_the_top_of_bert_base_need_a_third_of_the_memory_of_twelve() -> None:
+    model = model_of(
+        *("bert", 12, torch.float32, "meta"),
+        hidden_size=768,
+        intermediate_size=3072,
+        num_attention_heads=12,
+        vocab_size=30522,
+        max_position_embeddings=512,
+    )
+    predictor = StepPredictor(MetaModel(model, layout := inspect_layout(model)), Setup(32, 128))
+    all_layers, top = (predictor.predict(candidate(layout, "lora", range(low, 12))) for low in (0, 10))
+    assert top.train_peak_bytes / all_layers.train_peak_bytes == pytest.approx(1 / 3, abs=0.05)
 
 
 def test_tied_embeddings_count_once() -> None:

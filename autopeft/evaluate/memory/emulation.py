@@ -18,9 +18,11 @@ from torch.fx.experimental import _config as fx_config
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autopeft.evaluate.memory.results import Results
 from autopeft.evaluate.memory.tracker import Event, StorageTracker
 
 _ATEN = torch.ops.aten
+_RESULTS = Results()
 
 LOWER = frozenset(
     [
@@ -80,7 +82,7 @@ def answered(func: Any, args: Any, kwargs: dict[str, Any], padded: bool) -> Any:
         return _SPARSE[func](*args)
     if func is _ATEN.bincount.default and args[0].device.type == "meta":
         return args[0].new_empty((kwargs.get("minlength", args[2] if len(args) > 2 else 0),), dtype=torch.int64)
-    return func(*args, **kwargs)
+    return _RESULTS(func, args, kwargs)
 
 
 def _coalesced(sparse: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,9 @@ from autopeft.evaluate.methods import METHODS
 
 ATTENTION = frozenset((Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.ATTENTION_OUTPUT))
 
+ALIKE = {"rslora": "lora", "pissa": "lora", "olora": "lora"}
+"""Methods whose step is that of another one: they differ in the values that they start from, or in a factor."""
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -49,7 +52,7 @@ def shape_of(insertion: Insertion) -> tuple[Hashable, Sizes]:
 
     Whole numbers are sizes; of fractions only whether they are 0 matters (dropout), except of the method's own knob.
     """
-    fixed: list[Any] = [insertion.method, insertion.modules]
+    fixed: list[Any] = [ALIKE.get(insertion.method, insertion.method), insertion.modules]
     sizes: list[float] = []
     knob = METHODS[insertion.method].facts.knob
     for name, value in sorted(insertion.settings.items()):

@@ -11,6 +11,7 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adamss import layer as adamss
 from peft.tuners.frod.layer import FrodLayer
+from peft.tuners.lora.variants import MontecloraLinearVariant
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -41,11 +42,20 @@ def without_weights(name: str, config: Any) -> Iterator[None]:
 
 
 def complete(model: nn.Module) -> None:
-    """After `get_peft_model`: the shapes that FRoD's forward pass reads, which are values, back on the host."""
+    """After a method is put into a model on `meta`: what peft leaves out there.
+
+    The shapes that FRoD's forward pass reads, which are values, come back to the host. MonteCLoRA's parameters, which
+    peft makes in the first forward pass on a real device, are made.
+    """
     for module in model.modules():
         if isinstance(module, FrodLayer):
             for key in list(module.frod_s_size or ()):
                 module.frod_s_size[key] = torch.tensor((module.in_features, module.in_features), device="cpu")
+        samplers = getattr(module, "lora_monteclora_sampler", None)
+        if samplers is not None:
+            for key, config in module._lora_monteclora_config.items():
+                if key not in samplers:
+                    samplers[key] = MontecloraLinearVariant._create_sampler(module, key, config)
 
 
 def in_base_dtype(model: nn.Module) -> None:

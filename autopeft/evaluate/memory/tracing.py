@@ -18,6 +18,7 @@ from autopeft.evaluate.memory.emulation import on_meta
 from autopeft.evaluate.memory.kinds import EVERYTHING, Pattern, narrowed
 from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.setup import Setup
+from autopeft.evaluate.memory.stand_ins import complete
 from autopeft.evaluate.memory.step import Timeline, traced_step
 from autopeft.evaluate.memory.tracker import apart
 from autopeft.evaluate.methods import METHODS, Calibration
@@ -128,6 +129,7 @@ class MetaModel:
             else:
                 with on_meta(setup.padded):
                     inserted = insert(self._untouched, candidate, layout, 0, steps=_STEPS, calibration=calibration)
+                    complete(inserted.model)
                     for companion in inserted.companions:
                         companion.fill()
             if setup.target == "cuda":
