@@ -51,9 +51,10 @@ def complete(model: nn.Module) -> None:
         if isinstance(module, FrodLayer):
             for key in list(module.frod_s_size or ()):
                 module.frod_s_size[key] = torch.tensor((module.in_features, module.in_features), device="cpu")
-        samplers = getattr(module, "lora_monteclora_sampler", None)
+        samplers: Any = getattr(module, "lora_monteclora_sampler", None)
         if samplers is not None:
-            for key, config in module._lora_monteclora_config.items():
+            configs: Any = module._lora_monteclora_config
+            for key, config in configs.items():
                 if key not in samplers:
                     samplers[key] = MontecloraLinearVariant._create_sampler(module, key, config)
 
