@@ -165,7 +165,11 @@ def measured_lines(measured: Measurements) -> list[tuple[str, str]]:
     if measured.planned_steps:
         lines.append(("Steps", f"{measured.steps:,} of {measured.planned_steps:,}"))
     numbers = (
+        ("Mean of the step peaks", measured.train_mean_bytes, Unit.BYTES),
         ("Training", measured.train_s, Unit.SECONDS),
+        ("of it the estimation", measured.estimation_s, Unit.SECONDS),
+        ("Pruning step", measured.pruning_s, Unit.SECONDS),
+        ("copied for it", measured.copied_bytes, Unit.BYTES),
         ("Validation pass", measured.evaluate_s, Unit.SECONDS),
         ("Latency per row", measured.latency_s, Unit.SECONDS),
         ("Insert and remove", measured.setup_s, Unit.SECONDS),
@@ -173,6 +177,7 @@ def measured_lines(measured: Measurements) -> list[tuple[str, str]]:
         ("Trainable parameters", measured.trainable_parameters, Unit.COUNT),
         ("of them in the head", measured.head_parameters, Unit.COUNT),
         ("Parameters in all", measured.total_parameters, Unit.COUNT),
+        ("kept by the pruning", measured.kept_parameters, Unit.COUNT),
         ("Adapter file", measured.adapter_bytes, Unit.BYTES),
     )
     lines += [(name, text_of(float(value), unit)) for name, value, unit in numbers if value is not None]

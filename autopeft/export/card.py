@@ -126,7 +126,11 @@ def _numbers(results: RunResults, scored: ScoredTrial) -> list[tuple[str, str]]:
     rows += [(f"test {name}", f"{value:.4f}") for name, value in (trial.test_quality or {}).items()]
     there = results.record.spec.predict_for
     if measured is not None:
+        if measured.estimation_peak is not None:
+            rows += [("memory in the estimation before the pruning", _peak(measured.estimation_peak))]
         rows += [("memory while training", _peak(measured.train_peak))]
+        if measured.train_mean_bytes is not None:
+            rows += [("mean of the steps' peaks", _value(measured.train_mean_bytes, Unit.BYTES))]
         if measured.foretold_peak is not None:
             rows += [("the same, predicted before it trained", _peak(measured.foretold_peak))]
         if measured.elsewhere_peak is not None and there is not None:
@@ -136,12 +140,18 @@ def _numbers(results: RunResults, scored: ScoredTrial) -> list[tuple[str, str]]:
             "trainable parameters, head included": measured.trainable_parameters,
             "of these in the head": measured.head_parameters,
             "parameters of the model in all": measured.total_parameters,
+            "of these kept by the pruning": measured.kept_parameters,
         }
         rows += [(name, f"{count:,}") for name, count in counts.items() if count is not None]
         if measured.adapter_bytes is not None:
             rows += [("adapter file", _value(measured.adapter_bytes, Unit.BYTES))]
         if measured.train_s is not None:
             rows += [("training", f"{measured.train_s:.1f} s, {measured.steps} steps, on {measured.device or '?'}")]
+        if measured.estimation_s is not None:
+            rows += [("of it the estimation", f"{measured.estimation_s:.1f} s")]
+        if measured.pruning_s is not None:
+            copied = "" if measured.copied_bytes is None else f", {_value(measured.copied_bytes, Unit.BYTES)} copied"
+            rows += [("pruning step", f"{measured.pruning_s:.2f} s{copied}")]
         if measured.latency_s is not None:
             rows += [("prediction", f"{measured.latency_s * 1000:.2f} ms per row, in batches")]
     share = results.record.task.majority_share

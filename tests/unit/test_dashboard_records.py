@@ -14,11 +14,12 @@ from autopeft.dashboards.importance import importance_record
 from autopeft.dashboards.layers import layers_record
 from autopeft.dashboards.numbers import scale_of, spans, text_of
 from autopeft.dashboards.parallel import GAP, parallel_panel, parallel_record, parameter_column
-from autopeft.dashboards.trials import trials_record
+from autopeft.dashboards.trials import measured_lines, trials_record
 
 from autopeft.domain.objective import Direction, Unit
 from autopeft.domain.results import Front, RunResults
 from autopeft.domain.trial import TrialStatus
+from tests.contract.run_samples import measurements_of
 from tests.unit import dashboard_runs as runs
 
 THREE = ("accuracy", "train_peak_bytes", "latency_s")
@@ -301,3 +302,16 @@ def test_a_label_on_a_phone_starts_with_trial_and_values_and_is_cut() -> None:
     for title, one in zip(record.titles, results.front.members, strict=True):
         assert title.startswith(f"#{one.trial.number}  {100 * one.values[0]:.1f} %")
         assert len(title) <= 50
+
+
+def test_a_trial_names_what_pruning_and_policy_measured() -> None:
+    names = ("train_mean_bytes", "estimation_s", "pruning_s", "copied_bytes", "kept_parameters")
+    full = measurements_of()
+    found, plain = (dict(measured_lines(one)) for one in (full, full.model_copy(update=dict.fromkeys(names))))
+    assert {name: found[name] for name in found if name not in plain} == {
+        "Mean of the step peaks": text_of(float(full.train_mean_bytes or 0), Unit.BYTES),
+        "of it the estimation": text_of(0.6, Unit.SECONDS),
+        "Pruning step": text_of(0.2, Unit.SECONDS),
+        "copied for it": text_of(4096.0, Unit.BYTES),
+        "kept by the pruning": text_of(900.0, Unit.COUNT),
+    }

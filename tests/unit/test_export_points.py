@@ -101,6 +101,28 @@ def test_the_card_loads_and_says_the_numbers(results, artefact, tmp_path):
     assert "The test set was scored once" in text
 
 
+def test_the_card_of_a_pruned_point_keeps_the_phases_apart(artefact, tmp_path):
+    names = ("estimation_peak", "estimation_s", "pruning_s", "copied_bytes", "kept_parameters", "train_mean_bytes")
+    pruned = trial_of(0, peak=1000)
+    plain = trial_of(0, measurements=pruned.measurements.model_copy(update=dict.fromkeys(names)))
+    texts = []
+    for number, one in enumerate((plain, pruned)):
+        results = results_of([one])
+        out = export_point(results, results.front.members[0], artefact, tmp_path / f"out-{number}", "knee")
+        texts.append((out / "README.md").read_text())
+    rows = {
+        "memory in the estimation before the pruning": "1,200 bytes",
+        "mean of the steps' peaks": "900 bytes",
+        "of these kept by the pruning": "900",
+        "of it the estimation": "0.6 s",
+        "pruning step": "0.20 s",
+    }
+    for name, value in rows.items():
+        assert re.search(rf"\| {name} \|[^|]*{value}", texts[1]), name
+    assert re.search(r"\| pruning step \|[^|]*4,096 bytes\) copied", texts[1])
+    assert not any(f"| {name} |" in texts[0] for name in rows)
+
+
 def test_the_card_of_an_unscored_point_claims_no_test(artefact, tmp_path):
     results = results_of([trial_of(0)])
     text = (export_point(results, results.trials[0], artefact, tmp_path / "out", "knee") / "README.md").read_text()

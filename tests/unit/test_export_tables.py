@@ -121,3 +121,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         write_front(results_of([]), path)
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["front.csv"]
+
+
+def test_every_number_that_was_measured_has_a_column():
+    measured = trial_of(0).measurements
+    row, failed = trial_rows(results_of([trial_of(0), trial_of(1, measurements=None)]))
+    for name, field in type(measured).model_fields.items():
+        if field.annotation in (int | None, float | None) and name != "device_taken_bytes":
+            assert row[name] == getattr(measured, name), name
+            assert row[name] is not None, name
+            assert failed[name] is None, name
