@@ -155,6 +155,24 @@ def test_the_paper_s_space_trains_at_the_paper_s_fixed_settings(config_only):
 # -- the command
 
 
+def test_controls_are_values_beside_what_they_control(tmp_path):
+    """Random and magnitude pruning drop by the same parameters as Light-PEFT, random-sparse trains by that of IST."""
+    layout = model_of("bert", TaskName.SEQUENCE_CLASSIFICATION, tmp_path)
+    bound = {name: bind(load_space(name), layout, METHODS, POLICIES, CRITERIA) for name in ("light-peft", "ist")}
+    pruned = {"heads": 0.333, "ffn": 0.333, "modules": 0.75, "ranks": 0.5, "penalty": 1e-4, "estimation": 0.2}
+    pruned |= {"method": "lora", "size": 8, "ffn_scope": "global", "masks": "discard", "learning_rate": 1e-3}
+    settings = set()
+    for criterion in CRITERIA:
+        pruning = bound["light-peft"].resolve({**pruned, "criterion": criterion}).pruning
+        assert pruning.criterion == criterion
+        settings.add(json.dumps(dict(pruning.settings), sort_keys=True))
+    assert len(settings) == 1
+    given = {"method": "lora", "rank": 8, "policy": "random-sparse", "trained": 0.25, "learning_rate": 1e-3}
+    control = bound["ist"].resolve(given).policy
+    given |= {"policy": "ist", "damped": 0.5, "reward": "exponential"}
+    assert control.settings == {"trained": bound["ist"].resolve(given).policy.settings["trained"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "printed"),
     [
