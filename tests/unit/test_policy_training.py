@@ -174,6 +174,8 @@ def test_dropout_goes_by_what_may_train_in_the_trial() -> None:
         ("lisa", "bert"),
         ("random-sparse", "llama"),
         ("dropbp", "bert"),
+        ("top-layers", "bert"),
+        ("gradual-unfreeze", "bert"),
         ("all", "bert"),
     ],
 )
