@@ -13,6 +13,7 @@ from autopeft.domain.start import Start
 from autopeft.domain.stopping import RULES, StoppingRule
 from autopeft.search import SAMPLERS
 from autopeft.search.replay import Truth, replay, sampler_of, start_from
+from autopeft.search.stopping import rule_of
 from autopeft.store.recorded import read_table
 
 STOPPING = " + "
@@ -68,7 +69,7 @@ def contest(
             )
         )
     rules: list[tuple[str, StoppingRule | None]] = [("", None)]
-    rules += [(STOPPING + name, RULES[name]) for name in early_stopping]
+    rules += [(STOPPING + name, rule_of(name, truth.table.facts.rungs)) for name in early_stopping]
     starts: list[tuple[str, Callable[[int], Start | None]]] = [("", lambda seed: None)]
     if warm_start is not None:
         starts.append(_warm(truth, warm_start, trials))

@@ -22,11 +22,11 @@ from autopeft.domain.events import Event, Notice, OnEvent, RunOpened, SearchEnde
 from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler
 from autopeft.domain.results import RunResults
 from autopeft.domain.spec import NOT_ASKED_OF_TRIALS, SearchSpec
-from autopeft.domain.stopping import RULES
 from autopeft.domain.trial import Trial
 from autopeft.plugins import locate
 from autopeft.search import make_sampler
 from autopeft.search.repeating import RepeatingSampler
+from autopeft.search.stopping import rule_of
 from autopeft.spaces.library import load_space
 
 
@@ -197,8 +197,8 @@ def _run(
 
 def _stopping(plan: Plan) -> EarlyStopping | None:
     """What decides at rungs, where the spec asks for it."""
-    rule = plan.spec.early_stopping
-    return None if rule is None else EarlyStopping(plan.objectives, plan.spec.training.rungs, RULES[rule])
+    name, shares = plan.spec.early_stopping, plan.spec.training.rungs
+    return None if name is None else EarlyStopping(plan.objectives, shares, rule_of(name, shares))
 
 
 def _unscored(opened: Opened, results: RunResults) -> list[Trial]:

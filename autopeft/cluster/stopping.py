@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.objective import Objective
 from autopeft.domain.results import quality_column
-from autopeft.domain.stopping import FrontStopping, Standing, StoppingRule, most_wanted
+from autopeft.domain.stopping import Standing, StoppingRule, most_wanted
 from autopeft.domain.trial import Trial, TrialStatus
 
 
@@ -21,14 +21,12 @@ class EarlyStopping:
     wanted after all, as long as its checkpoint is kept.
     """
 
-    def __init__(
-        self, objectives: Sequence[Objective], shares: Sequence[float], rule: StoppingRule | None = None
-    ) -> None:
+    def __init__(self, objectives: Sequence[Objective], shares: Sequence[float], rule: StoppingRule) -> None:
         """`shares`: the rungs, as shares of the planned steps."""
         self._shares = tuple(shares)
         column = quality_column(objectives)
         self._objective = None if column is None else objectives[column]
-        self._rule = rule or FrontStopping()
+        self._rule = rule
         self._standings: dict[int, Standing] = {}
         self._rungs: dict[int, list[Rung]] = {}
 

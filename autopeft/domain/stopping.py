@@ -1,4 +1,4 @@
-"""Early stopping on a front: which training may end at a rung because others, that need no more memory, are ahead."""
+"""Early stopping on a front: what a rule is asked, and the rule of MO-ASHA."""
 
 from __future__ import annotations
 
@@ -51,68 +51,6 @@ class StoppingRule(Protocol):
 
 
 @dataclass(frozen=True)
-class FrontStopping:
-    """A trial goes on while its quality is within reach of the best among trials that need no more memory.
-
-    Asynchronous successive halving (Li et al., MLSys 2020, arXiv:1810.05934, the variant that stops) lets a trial go on
-    past a rung where it is among the best 1/eta of all that reached the rung. Its multi-objective form (Schmucker et
-    al. 2021, arXiv:2106.12639) ranks by non-dominated sorting. Here one objective, memory, is known when training
-    begins, so each trial is compared along the other only, with its peers: the trials that reached the same rung and
-    need no more memory (none of the others could push it off the front). It goes on where one of these holds:
-
-    1. it is among the best `ceil(peers / eta)` of its peers and itself, so the only one of its band always does;
-    2. its loss exceeds that of the last of those by no more than a margin, `reach` at this rung.
-
-    The reach is learned from pairs of complete trials: of all pairs in which the one that was behind at the rung was
-    not behind at the end, the `quantile` of how far it was behind. Where a rung says nothing of the end, half of all
-    pairs change places and the reach is as wide as the scores are, so that nothing is stopped; where it tells
-    everything, there are no such pairs and the reach is 0. Before `least` trials are complete, nothing is stopped.
-
-    A stopped trial is wanted after all where its loss is within the reach of the best of its peers, as these are now:
-    those that beat it turned out invalid or crashed, or the rung turned out to say less of the end than it did. A trial
-    that is stopped is further away than that, so none is stopped and taken up in turns.
-    """
-
-    promotes: ClassVar[bool] = False
-    eta: float = 3.0
-    quantile: float = 0.9
-    least: int = 6
-
-    def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:
-        """See `StoppingRule.goes_on`."""
-        rung = len(trial.losses) - 1
-        own = trial.losses[rung]
-        complete = [one for one in others if one.complete and len(one.losses) > rung]
-        if len(complete) < self.least:
-            return True
-        peers = sorted(one.losses[rung] for one in others if len(one.losses) > rung and one.memory <= trial.memory)
-        ahead = sum(loss < own for loss in peers)
-        room = math.ceil((len(peers) + 1) / self.eta)
-        if ahead < room:
-            return True
-        return own - peers[room - 1] <= reach(complete, rung, self.quantile)
-
-    def behind(self, standings: Sequence[Standing]) -> dict[int, float]:
-        """See `StoppingRule.behind`: the loss above that of the best peer, less the reach."""
-        reaches: dict[int, float] = {}
-        found = {}
-        for trial in standings:
-            rung = len(trial.losses) - 1
-            if not trial.stopped:
-                continue
-            if rung not in reaches:
-                complete = [one for one in standings if one.complete and len(one.losses) > rung]
-                reaches[rung] = reach(complete, rung, self.quantile)
-            best = min(
-                one.losses[rung]
-                for one in standings
-                if len(one.losses) > rung and one.memory <= trial.memory  # itself included
-            )
-            found[trial.number] = trial.losses[rung] - best - reaches[rung]
-        return found
-
-
-@dataclass(frozen=True)
 class Halving:
     """Multi-objective asynchronous successive halving (MO-ASHA): Schmucker et al. 2021, arXiv:2106.12639.
 
@@ -161,20 +99,8 @@ def most_wanted(rule: StoppingRule, standings: Sequence[Standing]) -> int | None
     return min(wanted)[2] if wanted else None
 
 
-RULES: dict[str, StoppingRule] = {"front": FrontStopping(), "mo-asha": Halving()}
-"""By the names that `--early-stopping` takes."""
-
-
-def reach(complete: Sequence[Standing], rung: int, quantile: float) -> float:
-    """How far behind at a rung trials were that were not behind at the end, see `FrontStopping`."""
-    gaps = sorted(
-        behind.losses[rung] - ahead.losses[rung]
-        for behind in complete
-        for ahead in complete
-        if behind.losses[rung] > ahead.losses[rung] and behind.losses[-1] <= ahead.losses[-1]
-    )
-    # No interpolation: with few pairs, the next larger gap is on the safe side.
-    return gaps[min(len(gaps) - 1, math.ceil(quantile * len(gaps)) - 1)] if gaps else 0.0
+RULES = ("front", "mo-asha")
+"""The names that `--early-stopping` takes; `autopeft.search.stopping.rule_of` makes them."""
 
 
 def _ranked(points: pareto.Points) -> list[int]:

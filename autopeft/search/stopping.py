@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.domain.stopping import Standing
+from autopeft.domain.stopping import Halving, Standing, StoppingRule
 from autopeft.search.front.acquisition import boxes, expected_hypervolume_improvement
 
 Array = NDArray[np.float64]
@@ -89,6 +89,11 @@ class GainStopping:
             np.stack([mean, memory], axis=1), np.stack([sd, np.zeros(len(sd))], axis=1), boxes(held, reference)
         )
         return {one.number: float(gain) for one, gain in zip(reached, expected, strict=True)}
+
+
+def rule_of(name: str, shares: Sequence[float]) -> StoppingRule:
+    """The rule of a name in `autopeft.domain.stopping.RULES`, for rungs at these shares of the planned steps."""
+    return GainStopping(tuple(shares)) if name == "front" else Halving()
 
 
 def rate(gains: Sequence[float], share: float) -> float:

@@ -14,6 +14,7 @@ from autopeft.search.filling import fill
 from tests.fakes.handmade import handmade_space
 
 STEPS = (10, 30, 90)
+SHARES = (1 / 9, 1 / 3, 1.0)
 BATCH = 8
 
 
@@ -54,7 +55,7 @@ def facts(**changes) -> RecordingFacts:
             "metric": "accuracy",
             "higher_is_better": True,
             "recipe": {},
-            "rungs": (1 / 9, 1 / 3, 1.0),
+            "rungs": SHARES,
             "seed": 0,
             "seeds": 3,
             "batch_rows": BATCH,

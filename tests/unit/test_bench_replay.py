@@ -9,11 +9,12 @@ import pytest
 
 from autopeft.domain import pareto
 from autopeft.domain.replayed import Contest, Moment, Replay, bootstrap
-from autopeft.domain.stopping import FrontStopping, Halving, Standing, reach
+from autopeft.domain.stopping import RULES, Halving, Standing
 from autopeft.domain.trial import TrialStatus
 from autopeft.search.replay import Truth, clock, replay
 from autopeft.search.replay.table_space import TableSpace
-from tests.fakes.recorded import BATCH, made_up_table
+from autopeft.search.stopping import rule_of
+from tests.fakes.recorded import BATCH, SHARES, made_up_table
 
 SMALL = Truth(made_up_table(24))
 
@@ -105,11 +106,11 @@ def test_one_who_knows_the_truth_has_everything_after_as_many_trials_as_the_fron
 )
 def test_a_replay_is_the_same_every_time_and_visits_each_configuration_once(name):
     truth = Truth(made_up_table(10, lost=(2, 5)))
-    one, same = (replay(truth, name, 3, workers=2, rule=FrontStopping()) for _ in range(2))
+    one, same = (replay(truth, name, 3, workers=2, rule=rule_of("front", SHARES)) for _ in range(2))
     assert one.moments == same.moments
     assert one.asked == 10
     assert one.moments[-1].trials == 10
-    assert one.moments != replay(truth, name, 4, workers=2, rule=FrontStopping()).moments
+    assert one.moments != replay(truth, name, 4, workers=2, rule=rule_of("front", SHARES)).moments
 
 
 def test_a_search_sees_one_seed_and_what_runs_and_what_failed(monkeypatch):
@@ -163,45 +164,11 @@ def complete(number, memory, *losses):
     return Standing(number, memory, losses, complete=True)
 
 
-FIELD = [complete(number, 10.0 + number, 0.1 * number, 0.1 * number) for number in range(6)]
-"""A rung that tells everything: nobody overtakes."""
-
-
-def test_the_only_one_of_its_band_goes_on():
-    assert FrontStopping().goes_on(Standing(9, 5.0, (99.0,)), FIELD)
-
-
-def test_where_rungs_tell_everything_the_best_third_goes_on():
-    rule = FrontStopping(eta=3.0)
-    # All six need no more memory, so 7 are compared and ceil(7 / 3) = 3 go on: those ahead of the third, 0.2.
-    assert rule.goes_on(Standing(9, 99.0, (0.19,)), FIELD)
-    assert rule.goes_on(Standing(9, 99.0, (0.2,)), FIELD)
-    assert not rule.goes_on(Standing(9, 99.0, (0.21,)), FIELD)
-    # Of those that need at most 12, three: 4 are compared, 2 go on.
-    assert rule.goes_on(Standing(9, 12.0, (0.1,)), FIELD)
-    assert not rule.goes_on(Standing(9, 12.0, (0.11,)), FIELD)
-
-
-def test_nothing_is_stopped_before_enough_are_complete():
-    assert FrontStopping(least=7).goes_on(Standing(9, 99.0, (99.0,)), FIELD)
-
-
-def test_the_reach_is_how_far_behind_those_were_that_caught_up():
-    crossed = [complete(0, 1.0, 0.0, 0.5), complete(1, 1.0, 0.3, 0.4), complete(2, 1.0, 1.0, 1.0)]
-    assert reach(crossed, 0, 1.0) == pytest.approx(0.3)
-    assert reach(FIELD, 0, 1.0) == 0.0
-    # A rung that says the opposite: all 15 pairs change places, and nobody within the widest gap is stopped.
-    backwards = [complete(number, 10.0, 0.1 * number, -0.1 * number) for number in range(6)]
-    assert reach(backwards, 0, 1.0) == pytest.approx(0.5)
-    assert FrontStopping(quantile=1.0).goes_on(Standing(9, 10.0, (0.7,)), backwards)
-    assert not FrontStopping(quantile=1.0).goes_on(Standing(9, 10.0, (0.71,)), backwards)
-
-
-@pytest.mark.parametrize("rule", [FrontStopping(), Halving()])
+@pytest.mark.parametrize("rule", [rule_of(name, SHARES) for name in RULES])
 def test_rules_do_not_depend_on_the_scale_of_memory_or_the_order_of_trials(rule):
     rng = np.random.default_rng(0)
     for _ in range(50):
-        field = [complete(number, *rng.random(3)) for number in range(9)]
+        field = [complete(number, rng.random(), *rng.random(2)) for number in range(9)]
         trial = Standing(9, *rng.random(1), (rng.random(),))
 
         def scaled(one):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from autopeft.domain.stopping import FrontStopping, Halving, Standing, most_wanted
+from autopeft.domain.stopping import Halving, Standing, most_wanted
 from autopeft.domain.trial import TrialStatus
 from tests.fakes.recorded import BATCH, STEPS
 from tests.unit.test_bench_replay import SMALL, replayed
@@ -126,28 +126,3 @@ def test_a_replayed_promotion_costs_only_what_was_left_of_its_training(monkeypat
     assert found.stopped == sum(rungs < RUNGS for rungs in reached)
     assert [moment.seconds for moment in found.moments] == sorted(moment.seconds for moment in found.moments)
     assert [moment.samples for moment in found.moments] == sorted(moment.samples for moment in found.moments)
-
-
-def test_the_front_rule_wants_a_stopped_trial_again_where_those_that_beat_it_are_gone():
-    complete = [Standing(number, 10.0 + number, (0.1 * number, 0.1 * number), complete=True) for number in range(6)]
-    stopped = Standing(9, 10.0, (0.5,), stopped=True)
-    rule = FrontStopping(eta=3.0)
-    assert rule.behind([*complete, stopped]) == {9: pytest.approx(0.5)}
-    assert most_wanted(rule, [*complete, stopped]) is None
-    # Whoever needs no more memory turned out invalid.
-    assert most_wanted(rule, [*complete[1:], stopped]) == 9
-    # Or the rung turned out to say little: the one behind caught up by more than the trial is behind.
-    surprise = [Standing(20, 10.0, (0.0, 0.9), complete=True), Standing(21, 10.0, (0.6, 0.2), complete=True)]
-    assert FrontStopping(quantile=1.0).behind([*complete, *surprise, stopped])[9] <= 0
-
-
-def test_what_is_stopped_now_is_not_wanted_at_once():
-    rng = np.random.default_rng(0)
-    rule, seen = FrontStopping(), 0
-    for _ in range(200):
-        field = [Standing(number, rng.random(), tuple(rng.random(2)), complete=True) for number in range(12)]
-        trial = Standing(12, rng.random(), (rng.random(),))
-        if not rule.goes_on(trial, field):
-            seen += 1
-            assert most_wanted(rule, [*field, Standing(12, trial.memory, trial.losses, stopped=True)]) is None
-    assert seen > 5

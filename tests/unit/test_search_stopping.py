@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from autopeft.domain.stopping import Standing
+from autopeft.domain.stopping import Standing, most_wanted
 from autopeft.search.stopping import GainStopping, predicted_ends, rate
 
 SHARES = (1 / 9, 1 / 3, 1.0)
@@ -128,3 +128,24 @@ def test_training_losses_tell_ends_apart_that_validation_does_not() -> None:
     rule = GainStopping(SHARES)
     decided = [rule.goes_on(Standing(99, 500.0, (0.5,), False, (loss,)), others) for loss in (0.0, 1.9)]
     assert decided == [True, False]
+
+
+def test_a_stopped_trial_is_wanted_again_where_those_that_beat_it_are_gone() -> None:
+    rule = GainStopping(SHARES)
+    cheap = [replace(one, number=100 + one.number, memory=40.0, losses=(0.01, 0.01, 0.01)) for one in trials(3)]
+    stopped = replace(asked(0.5, 45.0), stopped=True)
+    assert most_wanted(rule, [*trials(20), *cheap, stopped]) is None
+    assert rule.behind([*trials(20), *cheap, stopped])[99] > 0
+    # Whoever needs less memory turned out invalid, and the trial is the only one of its band.
+    assert most_wanted(rule, [*trials(20), stopped]) == 99
+
+
+def test_what_is_stopped_now_is_not_wanted_at_once() -> None:
+    rng, rule, seen = np.random.default_rng(0), GainStopping(SHARES, patience=0.5), 0
+    for attempt in range(100):
+        field = trials(12, seed=attempt, told=0.1)
+        trial = asked(float(rng.random()), float(rng.uniform(50, 500)))
+        if not rule.goes_on(trial, field):
+            seen += 1
+            assert most_wanted(rule, [*field, replace(trial, stopped=True)]) is None
+    assert seen > 5
