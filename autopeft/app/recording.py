@@ -24,7 +24,7 @@ from autopeft.evaluate.inspection import devices
 from autopeft.plugins import locate
 from autopeft.search.filling import fill
 from autopeft.store.journal import Journal
-from autopeft.store.recorded import write_table
+from autopeft.store.recorded import read_table, write_table
 
 _ARTEFACT = "adapter"
 _NUMBERS = (
@@ -68,7 +68,8 @@ def record(
     """Train `configs` configurations of the spec's space with `seeds` seeds each, and write them to `out`.
 
     Goes on with what a killed process left: `out` with the ending `.journal.jsonl` holds every finished training.
-    The table is written anew after every configuration, and holds whole configurations only.
+    Where there is none, it goes on with the table. The table is written anew after every configuration, and holds
+    whole configurations only.
 
     Args:
         spec: Model, data, space and recipe; its rungs are recorded.
@@ -87,8 +88,10 @@ def record(
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn = list(islice(fill(planned.space, spec.seed), configs))
     reference = evaluator or planned.evaluator()
+    journalled = out.with_suffix(".journal.jsonl")
+    earlier = read_table(out) if out.exists() and not journalled.exists() else None
     with (
-        Journal(out.with_suffix(".journal.jsonl"), _facts(planned, seeds, command)) as journal,
+        Journal(journalled, _facts(planned, seeds, command), earlier) as journal,
         tempfile.TemporaryDirectory() as folder,
     ):
         bench = _Bench(reference, Path(folder) / _ARTEFACT)

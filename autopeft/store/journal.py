@@ -9,14 +9,19 @@ from pathlib import Path
 from types import TracebackType
 
 from autopeft.domain.errors import Problem, UserError
-from autopeft.domain.recording import RecordedTraining, RecordingFacts
+from autopeft.domain.recording import RecordedTable, RecordedTraining, RecordingFacts
 
 
 class Journal:
     """The first line holds the facts, every other one a training; appended to by one process at a time."""
 
-    def __init__(self, path: Path, facts: RecordingFacts) -> None:
+    def __init__(self, path: Path, facts: RecordingFacts, earlier: RecordedTable | None = None) -> None:
         """Open it, or begin it.
+
+        Args:
+            path: Of the file.
+            facts: Of the recording that goes on or begins.
+            earlier: What a new journal begins with.
 
         Raises:
             UserError: where it is of another recording, or another process writes to it.
@@ -33,16 +38,25 @@ class Journal:
         self._file.truncate(sum(len(line) + 1 for line in whole))
         self.trainings: list[RecordedTraining] = []
         self.facts = facts
-        if not whole:
-            self._append(facts.model_dump_json())
-            return
-        self.facts = RecordingFacts.model_validate_json(whole[0])
+        if whole:
+            self.facts = RecordingFacts.model_validate_json(whole[0])
+        elif earlier is not None:
+            self.facts = earlier.facts
         changed = [key for key, value in self.facts.identity.items() if facts.identity[key] != value]
         if changed:
             self._file.close()
+            if not whole:
+                path.unlink()
             found = f"{path} was begun with other {', '.join(changed)}"
             raise UserError(Problem("--out", found, "", "Repeat the first command, or choose another --out."))
-        self.trainings = [RecordedTraining.model_validate_json(line) for line in whole[1:]]
+        if whole:
+            self.trainings = [RecordedTraining.model_validate_json(line) for line in whole[1:]]
+            return
+        self._append(self.facts.model_dump_json())
+        if earlier is not None:
+            for trainings in earlier.trainings.values():
+                for one in trainings:
+                    self.add(one)
 
     def __enter__(self) -> Journal:
         return self

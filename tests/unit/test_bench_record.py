@@ -112,6 +112,20 @@ def test_a_larger_table_begins_with_the_smaller_one(tmp_path):
     assert numbers(read_table(small)) == numbers(read_table(large))
 
 
+def test_a_table_without_its_journal_grows(tmp_path):
+    path = tmp_path / "table.parquet"
+    recorded(path, 2)
+    before = read_table(path)
+    path.with_suffix(".journal.jsonl").unlink()
+    with pytest.raises(UserError, match="was begun with other seed"):
+        recorded(path, 3, spec=SPEC.model_copy(update={"seed": 1}))
+    recorded(path, 3)
+    grown = read_table(path)
+    assert len(begun(path)) == 9
+    assert {config: grown.trainings[config] for config in (0, 1)} == before.trainings
+    assert len(grown.trainings) == 3
+
+
 def test_failed_trainings_are_rows_that_say_why(tmp_path):
     path = tmp_path / "table.parquet"
     recorded(path, 2, faults={"1": "oom"})
