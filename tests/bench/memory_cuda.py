@@ -35,6 +35,8 @@ from scatter import scatter
 from autopeft.domain.devices import devices_of
 from autopeft.domain.memory import Prediction
 from autopeft.domain.spec import SearchSpec
+from autopeft.evaluate.base_model import BaseModel, build_from_config
+from autopeft.evaluate.data.load import load_data
 from autopeft.evaluate.memory.course import earlier
 from autopeft.evaluate.memory.external import external_timeline
 from autopeft.evaluate.memory.forecast import open_forecast
@@ -198,6 +200,14 @@ def steps_of(shape: Shape) -> tuple[Setup, Setup]:
     return earlier(longest), longest
 
 
+def bare(spec: SearchSpec) -> BaseModel:
+    """The model of a configuration alone, which a search would not take."""
+    model = build_from_config(spec.model, load_data(spec.data, spec.seed).task)
+    model.eval().requires_grad_(False)
+    tokenizer = word_tokenizer()
+    return BaseModel(model, tokenizer, tokenizer.pad_token_id, spec.model.source, "", ())
+
+
 def workspace() -> int:
     """Of cuBLAS on the GPUs this was measured on."""
     return devices_of("h100")[0].workspace_bytes
@@ -219,7 +229,8 @@ def foretold(document: dict[str, Any], data: Path | None) -> Iterator[tuple[dict
             yield record, prediction_of(longest, workspace(), before)
         return
     with tempfile.TemporaryDirectory() as folder:
-        forecast = open_forecast(spec_of(kind, Path(folder), weights=False), "cuda")
+        spec = spec_of(kind, Path(folder), weights=False)
+        forecast = open_forecast(spec, "cuda", model=bare(spec) if SHAPES[kind].causal else None)
         known = candidates(forecast.layout)
         for record in document["records"]:
             candidate = known[record["name"]]

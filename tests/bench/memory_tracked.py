@@ -31,6 +31,8 @@ from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
 
 STEPS, ROWS = 4, 128
+SETTINGS: dict[str, dict[str, int]] = {"adamss-asa": {"asa_target_subspaces": 10}}
+"""Where a method's own settings do not fit three layers."""
 
 
 def candidates(layout: ModelLayout) -> dict[str, Candidate]:
@@ -42,7 +44,7 @@ def candidates(layout: ModelLayout) -> dict[str, Candidate]:
             method=name,
             layers=tuple(sorted(draw.sample(range(depth), 3)) if method.facts.takes_layers else range(depth)),
             modules=method.default_modules(layout) if method.facts.takes_modules else (),
-            settings=dict(method.facts.defaults),
+            settings={**method.facts.defaults, **SETTINGS.get(name, {})},
         )
         if not method.problems(insertion, layout):
             found[name] = Candidate(insertions=(insertion,), learning_rate=1e-4)
@@ -89,7 +91,10 @@ def main() -> None:
     forecast = open_forecast(spec, "cpu")
     errors: list[tuple[float, str]] = []
     points = []
-    for name, candidate in candidates(forecast.layout).items():
+    known = candidates(forecast.layout)
+    print(f"this model takes {len(METHODS.keys() & known.keys())} of {len(METHODS)} methods, without", end=" ")
+    print(", ".join(METHODS.keys() - known.keys()) or "none")
+    for name, candidate in known.items():
         if asked.only and name not in asked.only:
             continue
         began = time.perf_counter()
