@@ -129,7 +129,7 @@ def command(
         typer.Option(
             "--early-stopping",
             metavar="[RULE]",
-            help="Stop those that fall behind: front (without a value) or mo-asha; "
+            help="Stop what promises too little: front (without a value) or mo-asha; "
             "--sampler random --early-stopping mo-asha is MO-ASHA.",
             rich_help_panel=SPACE,
             show_default=False,
