@@ -40,6 +40,8 @@ def read_candidate(path: Path, layout: ModelLayout) -> Candidate:
         if name not in METHODS:
             where = f"{path}: insertions.{index}.method"
             problems.append(unknown(where, str(name), METHODS, "See `autopeft methods`."))
+        elif wrong := _no_lists(f"{path}: insertions.{index}", one, layout):
+            problems += wrong
         else:
             insertions.append(_filled(one, layout))
     treatments: tuple[tuple[str, str, Mapping[str, TreatmentRules]], ...] = (
@@ -74,6 +76,16 @@ def check_fit(candidate: Candidate, layout: ModelLayout) -> None:
         problems += CRITERIA[candidate.pruning.criterion].problems(candidate, layout)
     if problems:
         raise UserError(*problems)
+
+
+def _no_lists(where: str, one: dict[str, Any], layout: ModelLayout) -> list[Problem]:
+    """Layers and modules that are said otherwise than as lists: a text would be taken for its letters."""
+    allowed = {"layers": f"a list of numbers from 0 to {len(layout.layers) - 1}", "modules": "a list of roles"}
+    return [
+        Problem(f"{where}.{key}", f"'{one[key]}' is no list", meaning, "Leave it out for what is usual.")
+        for key, meaning in allowed.items()
+        if one.get(key) is not None and not isinstance(one[key], list)
+    ]
 
 
 def _filled(one: dict[str, Any], layout: ModelLayout) -> dict[str, Any]:

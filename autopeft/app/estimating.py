@@ -30,6 +30,7 @@ from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.methods import METHODS
 from autopeft.evaluate.policies import POLICIES
 from autopeft.evaluate.pruning import CRITERIA
+from autopeft.evaluate.source import weight_files
 from autopeft.spaces.binding import bind
 from autopeft.spaces.library import load_space
 
@@ -140,12 +141,24 @@ def estimate_script(asked: ScriptSpec, step: Step) -> Estimate:
     notices = []
     if peft.ignored:
         notices.append(f"The installed peft does not know {', '.join(peft.ignored)}: ignored.")
+    if asked.model.load_in is not None:
+        notices.append(_prepared(asked))
 
     def predict(rows: int, workspace: int) -> Prediction:
         with _traceable("--peft-config"):
             return script.predict(replace(setup, rows=rows), workspace)
 
     return _answered(predict, peft.title, training, step, notices)
+
+
+def _prepared(asked: ScriptSpec) -> str:
+    """What is taken for granted of a script whose base is in few bits."""
+    said = (
+        "The base is taken to be as peft's prepare_model_for_kbit_training leaves it: "
+        f"what is not in {asked.model.load_in} is in float32, and so are the activations."
+    )
+    default = " That function turns checkpointing on unless told otherwise: then say --gradient-checkpointing."
+    return said if asked.gradient_checkpointing else said + default
 
 
 def estimate_candidate(spec: SearchSpec, path: Path, step: Step, words: Callable[[Candidate], str]) -> Estimate:
@@ -263,6 +276,7 @@ def _forecast(spec: SearchSpec, step: Step) -> Forecast:
     target = "cuda" if step.gpus else choose_device("auto").type
     check_sizes(spec.model)
     if step.reads_data:
+        _check_readable(spec.model)
         forecast = open_forecast(spec, target)
         if step.rows is not None:
             forecast = forecast.at(replace(forecast.setup, rows=step.rows))
@@ -273,6 +287,14 @@ def _forecast(spec: SearchSpec, step: Step) -> Forecast:
     forecast = forecast_at(spec, task, rows, step.tokens, padded=step.padded, target=target)
     _check_room(step, forecast.layout, forecast.setup.tokens)
     return forecast
+
+
+def _check_readable(model: ModelSpec) -> None:
+    """Raises UserError for a config alone: without a tokenizer nobody knows the length of rows."""
+    folder = Path(model.source).expanduser()
+    if (folder / "config.json").is_file() and not weight_files(folder):
+        found = f"'{model.source}' has a config alone, which turns no rows into tokens"
+        raise UserError(Problem("--seq", found, "1 and more", "Say --seq: then the config is enough."))
 
 
 def _check_room(step: Step, layout: ModelLayout, tokens: int) -> None:

@@ -128,6 +128,11 @@ def command(
     problems = both if full and peft_config is not None else []
     peft_config = "none" if full else peft_config
     problems += _mixed(peft_config is not None, script, elsewhere, probe)
+    of_probe = {"--budget": budget, "--workers": workers, "--gpus-per-worker": gpus_per_worker}
+    if not probe:
+        text = "is for the time that a search takes, which only a probe tells"
+        said = [name for name, value in of_probe.items() if value is not None]
+        problems += [Problem(name, text, "", "Add --probe, or leave it out.") for name in said]
     problems += _unknown_names(task, optimizer, attention)
     devices: tuple[Device, ...] = ()
     rows, largest = None, batch == "auto"

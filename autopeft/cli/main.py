@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -89,6 +90,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # peft imports bitsandbytes, which misses a kernel for inference on CPUs that nothing here calls, each time anew.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     console = Console(stderr=True, highlight=False)
     try:
         app()

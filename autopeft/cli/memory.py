@@ -26,7 +26,7 @@ def memory_text(results: RunResults) -> str:
     trials = [one.trial for one in results.trials]
     errors, refused = prediction_errors(trials), sum(trial.refused for trial in trials)
     parts = [f"predicted {errors}"] if errors is not None else []
-    parts += [f"{refused} candidates refused before training"] if refused else []
+    parts += [f"{refused} candidate{'s' if refused != 1 else ''} refused before training"] if refused else []
     return "; ".join(parts)
 
 

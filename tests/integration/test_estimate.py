@@ -63,6 +63,17 @@ def test_the_table_names_parts_layers_and_devices_and_stays_narrow(call: Call) -
     assert max(map(len, out.splitlines())) <= 120
 
 
+def test_json_comes_with_no_word_of_the_libraries(tmp_path: Path) -> None:
+    """In a process of its own, where nothing was imported or warned of before."""
+    model_folder(tmp_path / "model")
+    peft_file(tmp_path, peft_type="LORA", r=4)
+    flags = [*STEP, "--peft-config", "adapter_config.json", "--gradient-checkpointing", "--json"]
+    command = [sys.executable, "-m", "autopeft.cli.main", "estimate", *flags]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ran.stderr == ""
+    assert json.loads(ran.stdout)["training"]["gradient_checkpointing"]
+
+
 def test_a_space_and_a_candidate_are_told_too(call: Call, tmp_path: Path) -> None:
     space = ("--space", space_file(tmp_path), "--task", "causal-lm", "--sample", "3", "--max-memory", "1GiB")
     code, out, err = call(*STEP, *space)
@@ -104,6 +115,7 @@ def test_the_limit_of_a_spec_is_a_limit_here(call: Call, tmp_path: Path) -> None
         (("--seq", "3000"), ("no rows of 3000 tokens", "256")),
         (("--space", "lora"), ("--space", "--peft-config")),
         (("--probe",), ("--probe", "--peft-config")),
+        (("--budget", "8"), ("--budget", "Add --probe")),
         (("--full",), ("--full", "Leave out one")),
         (("--peft-config", "gone.json"), ("gone.json", "--peft-config")),
         (("--model", "nowhere/at/all"), ("nowhere/at/all",)),

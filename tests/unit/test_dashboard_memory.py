@@ -93,6 +93,8 @@ def test_refused_candidates_are_rows_of_the_table_and_no_progress() -> None:
     assert ("Training peak foretold", "630.0 MiB (predicted)") in last.details
     facts = dict(header_record(results).facts)
     assert facts["Refused"].startswith("3 before training")
+    assert memory_text(results).endswith("3 candidates refused before training")
+    assert memory_text(with_predictions(refused=1)).endswith("1 candidate refused before training")
     rows = trial_rows(results)
     assert rows[-1]["foretold_peak_bytes"] == 630 * MIB
     assert rows[-1]["train_peak_bytes"] is None

@@ -101,6 +101,8 @@ def test_checkpointed_blocks_save_less(spec: SearchSpec, tmp_path: Path) -> None
         ({"insertions": {"method": "lora"}}, "no candidate"),
         (lora(layers=[7]), "7"),
         (lora(modules=["nothing"]), "nothing"),
+        (lora(layers="all"), r"insertions\.0\.layers: 'all' is no list.*numbers from 0 to 2"),
+        (lora(modules="attention.query"), r"insertions\.0\.modules: 'attention.query' is no list"),
         (lora(rank="many"), "rank"),
         ({**lora(), "policy": {"name": "nobody"}}, "nobody"),
         ({**lora(), "pruning": {"criterion": "nobody"}}, "nobody"),
@@ -165,6 +167,11 @@ def test_rows_decide_batch_and_length_as_in_the_search(tmp_path: Path) -> None:
     fewer = of(spec, path, Step(rows=2, reads_data=True))
     assert (fewer.training.batch, fewer.training.seq) == (2, setup.tokens)
     assert fewer.train_peak_bytes < found.train_peak_bytes
+
+
+def test_a_config_alone_needs_a_length(spec: SearchSpec, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--seq.*Say --seq"):
+        of(spec, written(tmp_path, **lora()), Step(rows=2, reads_data=True))
 
 
 def test_a_candidate_needs_nothing_but_a_valid_shape() -> None:

@@ -264,3 +264,19 @@ def test_rows_and_memory_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert "less than the base model's weights" in refused.value.problems[1].found
     with pytest.raises(UserError, match="needs a limit"):
         estimated(tmp_path, Step(largest=True), peft_type="LORA")
+
+
+def test_a_base_in_few_bits_is_as_peft_prepares_it_and_that_is_said(tmp_path: Path) -> None:
+    model = ModelSpec(source=str(model_folder(tmp_path / "model")), dtype="bfloat16", load_in="4bit")
+    peft = str(peft_file(tmp_path, peft_type="LORA", r=4))
+    found = estimate_script(ScriptSpec(model, peft), Step(rows=2, tokens=24))
+    linear = PARAMETERS - WORDS * HIDDEN - (2 * LAYERS + 1) * HIDDEN
+    outside = found.weights_bytes - 4 * (PARAMETERS - linear)
+    assert linear / 2 < outside < linear / 2 * 1.05  # constants of the quantisation, and rotary frequencies
+    assert found.training.dtype == "float32"
+    assert "float32" in found.notices[0]
+    assert "--gradient-checkpointing" in found.notices[0]
+    saving = estimate_script(ScriptSpec(model, peft, gradient_checkpointing=True), Step(rows=2, tokens=24))
+    assert "--gradient-checkpointing" not in saving.notices[0]
+    with pytest.raises(UserError, match="weights in few bits cannot train"):
+        estimate_script(ScriptSpec(model, "none"), Step(rows=2, tokens=24))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from autopeft.evaluate.arithmetic import emulated_autocast
 from autopeft.evaluate.layout import inspect_layout
+from autopeft.evaluate.memory.bare import in_few_bits as base_in_few_bits
 from autopeft.evaluate.memory.predictor import StepPredictor
-from autopeft.evaluate.memory.quantised import QuantisedLinear, hold_in_few_bits
+from autopeft.evaluate.memory.quantised import QuantisedLinear, hold_in_few_bits, in_few_bits
 from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.quantisation import kept_whole, quantised_layout
 from tests.unit.memory_models import candidate, model_of, setup_of
@@ -55,3 +60,44 @@ def test_an_adapter_on_a_quantised_module_keeps_its_own_input_and_the_base_none(
     output.sum().backward()
     assert x.grad is not None
     assert x.grad.shape == x.shape
+
+
+def linear_in(load_in: str) -> QuantisedLinear:
+    with torch.device("meta"):
+        return QuantisedLinear(nn.Linear(128, 64, dtype=torch.bfloat16), load_in)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_output_has_its_input_s_dtype_whatever_autocast_computes_in(load_in: str, dtype: torch.dtype) -> None:
+    x = torch.empty(2, 7, 128, device="meta", dtype=dtype)
+    with emulated_autocast(torch.bfloat16):
+        assert linear_in(load_in)(x).dtype == dtype
+
+
+def test_bitsandbytes_itself_returns_that_dtype_and_has_the_inputs_of_eight_bits_at_hand() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from bitsandbytes.autograd._functions import MatMul8bitLt, MatmulLtState
+
+    x = torch.randn(2, 7, 128, requires_grad=True) * 1.0
+    four = bitsandbytes.nn.Linear4bit(128, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
+    four.weight = bitsandbytes.nn.Params4bit(torch.randn(64, 128), requires_grad=False, quant_type="nf4").to("cpu")
+    assert four(x).dtype == torch.float32
+    state = MatmulLtState()
+    state.threshold, state.has_fp16_weights = 6.0, False
+    state.CB, state.SCB, _ = bitsandbytes.functional.int8_vectorwise_quant(torch.randn(64, 128).half())
+    output = MatMul8bitLt.apply(x, state.CB, None, None, state)
+    assert output.dtype == torch.float32
+    held = [one.untyped_storage().data_ptr() for one in output.grad_fn.tensors if one is not None]
+    assert x.untyped_storage().data_ptr() in held
+    emulated: Any = linear_in("8bit")._product.apply(x.to("meta"), linear_in("8bit").weight, 64)
+    assert emulated.grad_fn.kept is not None
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit", None])
+def test_a_layout_says_whether_its_base_is_in_few_bits(load_in: str | None) -> None:
+    model = model_of("llama", dtype=torch.bfloat16, device="meta")
+    base: Any = SimpleNamespace(model=model, new_parameters=())
+    spec: Any = SimpleNamespace(load_in=load_in)
+    assert base_in_few_bits(base, spec)[1].quantised == (load_in is not None)
+    assert in_few_bits(model) == (load_in is not None)

@@ -81,4 +81,5 @@ def in_few_bits(base: BaseModel, spec: ModelSpec) -> tuple[Any, ModelLayout]:
     if spec.load_in is not None:
         hold_in_few_bits(base.model, spec.load_in, kept_whole(base.model, base.new_parameters))
         norms_in_float32(base.model)
-    return base.model, inspect_layout(base.model, base.new_parameters)
+    layout = inspect_layout(base.model, base.new_parameters)
+    return base.model, layout.model_copy(update={"quantised": spec.load_in is not None})

@@ -25,12 +25,12 @@ from autopeft.evaluate.memory.course import earlier
 from autopeft.evaluate.memory.emulation import on_meta
 from autopeft.evaluate.memory.optimisers import optimiser_of
 from autopeft.evaluate.memory.predictor import prediction_of
-from autopeft.evaluate.memory.quantised import hold_in_few_bits
+from autopeft.evaluate.memory.quantised import hold_in_few_bits, in_few_bits
 from autopeft.evaluate.memory.setup import Setup
 from autopeft.evaluate.memory.stand_ins import TASK_IDS, complete, in_base_dtype, without_weights
 from autopeft.evaluate.memory.step import Timeline, traced_step
 from autopeft.evaluate.memory.tracing import batch_of, leave_on_host
-from autopeft.evaluate.quantisation import kept_whole, norms_in_float32
+from autopeft.evaluate.quantisation import kept_whole
 
 WHERE = "--peft-config"
 FULL = "none"
@@ -151,9 +151,11 @@ class Script:
     def _build(self) -> Any:
         model = build_from_config(self._spec, self._task, self._attention)
         if self._spec.load_in is not None:
-            # As `prepare_model_for_kbit_training` leaves it: norms in float32, nothing trained but the adapters.
+            # As `prepare_model_for_kbit_training` leaves it: what is not in few bits is in float32, and nothing trains.
             hold_in_few_bits(model, self._spec.load_in, kept_whole(model, ()))
-            norms_in_float32(model)
+            for part in model.parameters():
+                if part.is_floating_point():
+                    part.data = part.data.float()
             model.requires_grad_(False)
         return model
 
@@ -174,11 +176,14 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
     """
     layout = inspect_layout(model)
     _padding(model)
-    model.config.use_cache = setup.caches and getattr(model.config, "use_cache", False)
+    # With checkpointing transformers caches nothing, and would say so on the terminal.
+    model.config.use_cache = setup.caches and not setup.checkpointing and getattr(model.config, "use_cache", False)
     own = [*model.parameters(), *model.buffers()]  # kept, so that no other tensor gets the identity of one
     owned = {id(tensor) for tensor in own}
     if setup.checkpointing:
-        model.gradient_checkpointing_enable()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the method will have another name one day
+            model.gradient_checkpointing_enable()
     whole: Any = model
     if peft.config is not None:
         try:
@@ -204,7 +209,7 @@ def external_timeline(model: Any, peft: PeftFile, setup: Setup, *, adapters_in_f
         in_base_dtype(whole)
     complete(whole)
     whole.train()
-    if peft.config is None and layout.quantised:
+    if peft.config is None and in_few_bits(model):
         raise _refused("weights in few bits cannot train", "Leave out --load-in, or give a configuration of peft.")
     trained = [part for part in whole.parameters() if part.requires_grad]
     if not trained:

@@ -11,6 +11,9 @@ from torch import nn
 
 from autopeft.evaluate.quantisation import BITS_PER_WEIGHT
 
+_COMPUTES_IN = torch.bfloat16
+"""`bnb_4bit_compute_dtype`, as `quantisation` sets it."""
+
 
 class _InFourBits(torch.autograd.Function):
     """NF4 (QLoRA, Dettmers et al., NeurIPS 2023, eq. 5): unpacks the weights for each product and keeps no input."""
@@ -30,12 +33,16 @@ class _InFourBits(torch.autograd.Function):
 
 
 class _InEightBits(torch.autograd.Function):
-    """LLM.int8() (Dettmers et al., NeurIPS 2022): the input in float16 and in 8 bits, the product in 32."""
+    """LLM.int8() (Dettmers et al., NeurIPS 2022): the input in float16 and in 8 bits, the product in 32.
+
+    bitsandbytes 0.50.2 has its input at hand until the graph is gone (`ctx.tensors`), though no gradient needs it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, outputs: int) -> torch.Tensor:
         ctx.save_for_backward(weight)
         ctx.inputs = x.shape[-1]
+        ctx.kept = x if ctx.needs_input_grad[0] else None
         short = x.to(torch.float16)
         rounded = torch.empty_like(short, dtype=torch.int8)
         product = x.new_empty(*x.shape[:-1], outputs, dtype=torch.int32)
@@ -51,7 +58,10 @@ class _InEightBits(torch.autograd.Function):
 
 
 class QuantisedLinear(nn.Linear):
-    """A linear module whose weight is held in few bits and computed with in the dtype of its input."""
+    """A linear module whose weight is held in few bits; its output has its input's dtype, also under autocast.
+
+    That is how bitsandbytes has it: a normalisation in float32 before it means outputs in float32, which are kept.
+    """
 
     def __init__(self, plain: nn.Linear, load_in: Literal["4bit", "8bit"]) -> None:
         with torch.device("meta"):
@@ -66,8 +76,15 @@ class QuantisedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """`[..., in_features] -> [..., out_features]`."""
-        found: torch.Tensor = self._product.apply(input, self.weight, self.out_features)
-        return found if self.bias is None else found + self.bias.to(found.dtype)
+        given = input.to(_COMPUTES_IN) if self._product is _InFourBits else input
+        found: torch.Tensor = self._product.apply(given, self.weight, self.out_features)
+        found = found if self.bias is None else found + self.bias.to(found.dtype)
+        return found.to(input.dtype)
+
+
+def in_few_bits(model: nn.Module) -> bool:
+    """Whether some weights of the model are held so."""
+    return any(isinstance(module, QuantisedLinear) for module in model.modules())
 
 
 def hold_in_few_bits(model: Any, load_in: Literal["4bit", "8bit"], whole: Sequence[str]) -> None:
