@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
@@ -168,9 +169,11 @@ def _read(spec: ModelSpec, source: ModelSource, **changes: Any) -> Any:
             return AutoConfig.from_pretrained(
                 source.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True, **changes
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        # A check of several fields raises its own reason as the cause of an error that only names the check.
+        said = _first_line(error.__cause__ if isinstance(error.__cause__, ValueError) else error)
         raise UserError(
-            Problem("model", f"the config of '{spec.source}' cannot be used: {_first_line(error)}", "", "Mend it.")
+            Problem("model", f"the config of '{spec.source}' cannot be used: {said}", "", "Mend it.")
         ) from error
 
 
@@ -239,7 +242,7 @@ def _set_padding(model: Any, tokenizer: Any, spec: ModelSpec) -> int:
     return int(config.pad_token_id)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 

@@ -236,6 +236,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, text: str, says: str) ->
         ({"hidden_size": "64"}, "hidden_size is '64'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"model_type": "lama"}, "lama"),
+        ({"hidden_size": 66, "head_dim": None}, r"hidden size \(66\) is not a multiple"),
     ],
 )
 def test_a_config_without_what_is_needed_is_refused_with_the_configuration_s_mistakes(
