@@ -172,6 +172,14 @@ def test_composing_is_the_same_as_tracing_the_whole_model() -> None:
         assert predictor.predict(wanted) == predictor.traced(wanted)
 
 
+def test_velora_whose_blocks_do_not_add_up_is_exact_in_any_layers() -> None:
+    forecast = forecast_of("llama", 6, torch.bfloat16)
+    predictor = StepPredictor(forecast._model, forecast.setup)
+    for layers in ((0, 1, 2, 3, 4, 5), (1, 2, 4), (2, 3, 4)):
+        wanted = candidate(forecast.layout, "velora", layers, num_groups=4)
+        assert predictor.predict(wanted) == predictor.traced(wanted)
+
+
 def test_a_third_rank_needs_no_trace_and_is_exact() -> None:
     predictor = StepPredictor(forecast_of("llama")._model, setup_of())
     layout = predictor._model.layout
