@@ -21,8 +21,8 @@ from autopeft.evaluate.methods import METHODS
 _ROUNDS = 3
 """So often a candidate is looked at anew after a trace: the first may tell that its embeddings train."""
 _ENTANGLED = ("velora",)
-"""Methods whose blocks do not add up: from the second of a kind on, each needs less than the first. Seen, not explained:
-it is a block's input in float32 in a half-precision Llama."""
+"""Methods whose blocks do not add up: from the second of a kind on, each needs less than the first. Not explained:
+it is as much as a block's input in float32, in a half-precision Llama."""
 
 
 class StepPredictor:
