@@ -117,8 +117,9 @@ def render(contest: Contest) -> str:
     return _PAGE.substitute(
         title=html.escape(f"Searches replayed on {contest.table}"),
         caption=html.escape(
-            f"{contest.configs} configurations, {seeds} seeds, {contest.workers} simulated workers. Lines are means, "
-            "bands are 95 % bootstrap intervals over seeds; the table has medians."
+            f"{contest.configs} configurations, {seeds} seeds, {contest.workers} simulated "
+            f"worker{'s' if contest.workers != 1 else ''}. Lines are means, bands are 95 % bootstrap intervals over "
+            "seeds; the table has medians."
         ),
         ink=INK,
         figure=contest_figure(record).to_html(full_html=False, include_plotlyjs=True),
@@ -127,6 +128,8 @@ def render(contest: Contest) -> str:
 
 
 def _seconds(band: Band) -> str:
+    if not math.isfinite(band.value):
+        return "not reached"
     return f"{_number(band.value)} ({_number(band.low)} to {_number(band.high)})"
 
 

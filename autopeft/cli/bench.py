@@ -175,7 +175,8 @@ def samplers(
         shown.add_column(head, justify="right")
     for name, row in rows.items():
         times = (
-            f"{_text(one['median'])} ({_text(one['low'])}-{_text(one['high'])})" for one in row["seconds"].values()
+            "-" if one["median"] is None else f"{_text(one['median'])} ({_text(one['low'])}-{_text(one['high'])})"
+            for one in row["seconds"].values()
         )
         shown.add_row(
             name,
@@ -186,9 +187,8 @@ def samplers(
             f"{row['sampler_s']:.3f}",
         )
     console = output()
-    console.print(
-        f"{found.configs} configurations, {seeds} seeds, {workers} simulated workers; medians with 95 % bands"
-    )
+    many = f"{workers} simulated worker{'s' if workers != 1 else ''}"
+    console.print(f"{found.configs} configurations, {seeds} seeds, {many}; medians with 95 % bands")
     console.print(shown)
     for text in _costs(found, trials or found.configs):
         console.print(text)

@@ -54,6 +54,16 @@ def test_the_command_says_how_long_each_search_took(table, tmp_path):
     assert "s to 95%" in shown.output
 
 
+def test_a_mark_that_half_of_the_seeds_miss_is_told_without_a_band(table, tmp_path):
+    figure = tmp_path / "figure.html"
+    asked = ["bench", "samplers", str(table), "--samplers", "random", "--seeds", "2", "--trials", "2"]
+    shown = CliRunner().invoke(app, [*asked, "--figure", str(figure)])
+    assert shown.exit_code == 0, shown.output
+    assert "1 simulated worker;" in shown.output
+    assert "(-" not in shown.output
+    assert "not reached (" not in figure.read_text(encoding="utf-8")
+
+
 def test_more_workers_take_less_time(table):
     one, four = (contest(table, ["random"], seeds=3, workers=workers, until=2.0) for workers in (1, 4))
     ends = [[replay.moments[-1].seconds for replay in found.replays["random"]] for found in (one, four)]
