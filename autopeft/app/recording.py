@@ -68,8 +68,8 @@ def record(
     """Train `configs` configurations of the spec's space with `seeds` seeds each, and write them to `out`.
 
     Goes on with what a killed process left: `out` with the ending `.journal.jsonl` holds every finished training.
-    Where there is none, it goes on with the table. The table is written anew after every configuration, and holds
-    whole configurations only.
+    What the table holds and it lacks is taken over, so that the table alone is enough. The table is written anew after
+    every configuration, and holds whole configurations only.
 
     Args:
         spec: Model, data, space and recipe; its rungs are recorded.
@@ -88,10 +88,9 @@ def record(
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn = list(islice(fill(planned.space, spec.seed), configs))
     reference = evaluator or planned.evaluator()
-    journalled = out.with_suffix(".journal.jsonl")
-    earlier = read_table(out) if out.exists() and not journalled.exists() else None
+    earlier = read_table(out) if out.exists() else None
     with (
-        Journal(journalled, _facts(planned, seeds, command), earlier) as journal,
+        Journal(out.with_suffix(".journal.jsonl"), _facts(planned, seeds, command), earlier) as journal,
         tempfile.TemporaryDirectory() as folder,
     ):
         bench = _Bench(reference, Path(folder) / _ARTEFACT)

@@ -21,7 +21,7 @@ class Journal:
         Args:
             path: Of the file.
             facts: Of the recording that goes on or begins.
-            earlier: What a new journal begins with.
+            earlier: What the table holds; what of it the journal lacks is taken over.
 
         Raises:
             UserError: where it is of another recording, or another process writes to it.
@@ -36,27 +36,23 @@ class Journal:
         self._file.seek(0)
         whole = _whole_lines(self._file.read())
         self._file.truncate(sum(len(line) + 1 for line in whole))
-        self.trainings: list[RecordedTraining] = []
-        self.facts = facts
-        if whole:
-            self.facts = RecordingFacts.model_validate_json(whole[0])
-        elif earlier is not None:
-            self.facts = earlier.facts
-        changed = [key for key, value in self.facts.identity.items() if facts.identity[key] != value]
+        known = [RecordingFacts.model_validate_json(whole[0])] if whole else []
+        known += [earlier.facts] if earlier is not None else []
+        self.facts = known[0] if known else facts
+        changed = [key for key, value in facts.identity.items() if any(one.identity[key] != value for one in known)]
         if changed:
             self._file.close()
             if not whole:
                 path.unlink()
             found = f"{path} was begun with other {', '.join(changed)}"
             raise UserError(Problem("--out", found, "", "Repeat the first command, or choose another --out."))
-        if whole:
-            self.trainings = [RecordedTraining.model_validate_json(line) for line in whole[1:]]
-            return
-        self._append(self.facts.model_dump_json())
-        if earlier is not None:
-            for trainings in earlier.trainings.values():
-                for one in trainings:
-                    self.add(one)
+        self.trainings = [RecordedTraining.model_validate_json(line) for line in whole[1:]]
+        # Only what is lacking, so that a process killed while it did this is made up for.
+        lacking = [one for some in earlier.trainings.values() for one in some] if earlier is not None else []
+        lacking = [one for one in lacking if (one.config, one.seed) not in self.done]
+        said = [] if whole else [self.facts.model_dump_json()]
+        self._append(*said, *(_line(one) for one in lacking))
+        self.trainings += lacking
 
     def __enter__(self) -> Journal:
         return self
@@ -71,13 +67,17 @@ class Journal:
 
     def add(self, training: RecordedTraining) -> None:
         """Keep a training; it is on the disk when this returns."""
-        self._append(training.model_dump_json(exclude_none=True))
+        self._append(_line(training))
         self.trainings.append(training)
 
-    def _append(self, line: str) -> None:
-        self._file.write(line.encode() + b"\n")
+    def _append(self, *lines: str) -> None:
+        self._file.write(b"".join(line.encode() + b"\n" for line in lines))
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _line(training: RecordedTraining) -> str:
+    return training.model_dump_json(exclude_none=True)
 
 
 def _whole_lines(content: bytes) -> list[bytes]:

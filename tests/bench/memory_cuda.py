@@ -209,7 +209,7 @@ def bare(spec: SearchSpec) -> BaseModel:
 
 
 def workspace() -> int:
-    """Of cuBLAS on the GPUs this was measured on."""
+    """Of cuBLAS on an H100."""
     return devices_of("h100")[0].workspace_bytes
 
 

@@ -112,11 +112,16 @@ def test_a_larger_table_begins_with_the_smaller_one(tmp_path):
     assert numbers(read_table(small)) == numbers(read_table(large))
 
 
-def test_a_table_without_its_journal_grows(tmp_path):
+@pytest.mark.parametrize("left", [None, 0, 1, 3])
+def test_a_table_grows_without_its_journal_or_with_the_begin_of_one(tmp_path, left):
     path = tmp_path / "table.parquet"
     recorded(path, 2)
-    before = read_table(path)
-    path.with_suffix(".journal.jsonl").unlink()
+    before, journal = read_table(path), path.with_suffix(".journal.jsonl")
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    if left is None:
+        journal.unlink()
+    else:
+        journal.write_text("".join(lines[:left]), encoding="utf-8")
     with pytest.raises(UserError, match="was begun with other seed"):
         recorded(path, 3, spec=SPEC.model_copy(update={"seed": 1}))
     recorded(path, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,11 +18,13 @@ from autopeft.evaluate.memory.tracing import MetaModel
 from autopeft.evaluate.quantisation import kept_whole, quantised_layout
 from tests.unit.memory_models import candidate, model_of, setup_of
 
+Bits = Literal["4bit", "8bit"]
 
-def held(load_in: str) -> tuple[MetaModel, int]:
+
+def held(load_in: Bits) -> tuple[MetaModel, int]:
     model = model_of("llama", dtype=torch.bfloat16, device="meta")
-    expected = quantised_layout(inspect_layout(model), model, load_in).weights_bytes  # type: ignore[arg-type]
-    hold_in_few_bits(model, load_in, kept_whole(model, ()))  # type: ignore[arg-type]
+    expected = quantised_layout(inspect_layout(model), model, load_in).weights_bytes
+    hold_in_few_bits(model, load_in, kept_whole(model, ()))
     return MetaModel(model, inspect_layout(model)), expected
 
 
@@ -34,7 +36,7 @@ def test_four_bits_take_half_a_byte_and_the_constants_of_double_quantisation() -
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
-def test_the_base_weighs_what_its_layout_says_and_the_head_stays_whole(load_in: str) -> None:
+def test_the_base_weighs_what_its_layout_says_and_the_head_stays_whole(load_in: Bits) -> None:
     meta, expected = held(load_in)
     setup = setup_of(torch.bfloat16, target="cuda")
     found = StepPredictor(meta, setup).predict(candidate(meta.layout, "lora", (1, 3)))
@@ -62,14 +64,14 @@ def test_an_adapter_on_a_quantised_module_keeps_its_own_input_and_the_base_none(
     assert x.grad.shape == x.shape
 
 
-def linear_in(load_in: str) -> QuantisedLinear:
+def linear_in(load_in: Bits) -> QuantisedLinear:
     with torch.device("meta"):
-        return QuantisedLinear(nn.Linear(128, 64, dtype=torch.bfloat16), load_in)  # type: ignore[arg-type]
+        return QuantisedLinear(nn.Linear(128, 64, dtype=torch.bfloat16), load_in)
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_output_has_its_input_s_dtype_whatever_autocast_computes_in(load_in: str, dtype: torch.dtype) -> None:
+def test_an_output_has_its_input_s_dtype_whatever_autocast_computes_in(load_in: Bits, dtype: torch.dtype) -> None:
     x = torch.empty(2, 7, 128, device="meta", dtype=dtype)
     with emulated_autocast(torch.bfloat16):
         assert linear_in(load_in)(x).dtype == dtype
