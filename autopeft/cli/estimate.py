@@ -133,6 +133,11 @@ def command(
         text = "is for the time that a search takes, which only a probe tells"
         said = [name for name, value in of_probe.items() if value is not None]
         problems += [Problem(name, text, "", "Add --probe, or leave it out.") for name in said]
+    if seq is not None and not probe and peft_config is None:
+        rows_of = {"--data": data, "--train": train, "--validation": validation}
+        text = "is not read where --seq says how long the rows are"
+        said = [name for name, value in rows_of.items() if value is not None]
+        problems += [Problem(name, text, "", "Leave one of the two out.") for name in said]
     problems += _unknown_names(task, optimizer, attention)
     devices: tuple[Device, ...] = ()
     rows, largest = None, batch == "auto"

@@ -31,6 +31,7 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_TIMEOUT_S = 5.0
+_OBJECT = "a JSON object, as save_pretrained writes it"
 _ALLOWED = f"{DEFAULT_MODEL}, a folder with config.json and model.safetensors, or a hub id such as {MINILM_HUB_ID}"
 
 
@@ -102,9 +103,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _refused(f"{folder / 'config.json'} cannot be read: {error}", "Restore the file.") from error
+        raise _refused(f"{folder / 'config.json'} cannot be read: {error}", "Restore the file.", _OBJECT) from error
     if not isinstance(config, dict):
-        raise _refused(f"{folder / 'config.json'} is not a JSON object", "Restore the file.")
+        raise _refused(f"{folder / 'config.json'} is not a JSON object", "Restore the file.", _OBJECT)
     return config
 
 
@@ -200,8 +201,8 @@ def _hub_folder(hub_id: str, spec: ModelSpec, *, weights: bool = True) -> Path:
         ) from error
 
 
-def _refused(found: str, next_step: str) -> UserError:
-    return UserError(Problem("model", found, _ALLOWED, next_step))
+def _refused(found: str, next_step: str, allowed: str = _ALLOWED) -> UserError:
+    return UserError(Problem("model", found, allowed, next_step))
 
 
 def hub_reachable(timeout_s: float = _HUB_TIMEOUT_S) -> bool:

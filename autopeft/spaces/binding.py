@@ -14,6 +14,7 @@ from autopeft.spaces.bound import BoundInsertion, BoundMethod, BoundSpace, Unit
 from autopeft.spaces.conditions import assignment, conditions
 from autopeft.spaces.conflicts import conflicts
 from autopeft.spaces.file import (
+    ChoiceParameter,
     FileParameter,
     LayersParameter,
     LearningRateParameter,
@@ -25,7 +26,7 @@ from autopeft.spaces.file import (
 )
 from autopeft.spaces.fitting import Asked
 from autopeft.spaces.layers import LayerChoice, part_of
-from autopeft.spaces.methods import MethodChoice, bind_methods, named_methods, needing
+from autopeft.spaces.methods import MethodChoice, bind_methods, left_by_base, named_methods, needing
 from autopeft.spaces.modules import Roles, bind_sets
 from autopeft.spaces.treatments import bind_treatments
 from autopeft.spaces.values import contains, domain_text
@@ -119,8 +120,19 @@ class _Binding:
                 self.domains[f"{name}.position"] = FloatDomain(low=0.0, high=1.0)
             case MethodsParameter():
                 pass
+            case ChoiceParameter():
+                self.domains[name] = self._choice(name, parameter)
             case _:
                 self.domains[name] = parameter.domain()
+
+    def _choice(self, name: str, parameter: ChoiceParameter) -> ChoiceDomain:
+        """All values, less the methods that no base as it is loaded here can have."""
+        domain = parameter.domain()
+        if all(reference(one.method) != name for one in self.space.candidate.insertions):
+            return domain
+        kept, notice = left_by_base(name, domain.values, self.layout, self.registry)
+        self.notices += [notice] if notice else []
+        return domain.model_copy(update={"values": kept})
 
     def _layers(self, name: str, parameter: LayersParameter) -> None:
         choice = LayerChoice(name, parameter, self.depth)

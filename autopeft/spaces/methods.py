@@ -41,6 +41,20 @@ class MethodChoice:
         ]
 
 
+def left_by_base(
+    name: str, values: tuple[Setting, ...], layout: ModelLayout, methods: Registry
+) -> tuple[tuple[Setting, ...], str]:
+    """Those of a choice's methods that a base in few bits can have, and a notice of the others.
+
+    How the base is loaded is the searcher's choice and not the file's, so that a value is left out where others remain.
+    """
+    plain = [one for one in values if (rules := methods.get(str(one))) is not None and not rules.facts.quantised]
+    if not layout.quantised or not plain or len(plain) == len(values):
+        return values, ""
+    notice = f"Left out of '{name}': {', '.join(map(str, plain))} (cannot be trained on a base in 4 or 8 bits)."
+    return tuple(one for one in values if one not in plain), notice
+
+
 def named_methods(asked: Asked, layout: ModelLayout, methods: Registry) -> tuple[dict[str, BoundMethod], list[Problem]]:
     """The method that an insertion names, or those of the choice it names; each has to fit."""
     space, template = asked.space, asked.template

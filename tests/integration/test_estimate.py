@@ -138,6 +138,10 @@ def test_all_mistakes_come_at_once(call: Call) -> None:
     assert code == 2
     for word in ("4 mistakes", "l40z", "'x'", "poetry", "'9' has no unit"):
         assert word in err
+    code, _, err = call(*STEP, "--space", "lora", "--data", "python-docs", "--train", "a.jsonl")
+    assert code == 2
+    for word in ("--data", "--train", "where --seq says how long the rows are"):
+        assert word in " ".join(err.split())
     code, _, err = call(*STEP, "--optimizer", "sgd")
     assert code == 2
     assert "--peft-config" in err

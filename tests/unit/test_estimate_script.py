@@ -202,7 +202,7 @@ def test_a_task_takes_the_place_of_one_that_cannot_be_foretold(tmp_path: Path) -
         ({"peft_type": "LORAX"}, "LORAX"),
         ({"r": 8}, "names no peft_type"),
         ({"peft_type": "LORA", "r": 0}, "positive"),
-        ({"peft_type": "LORA", "r": "many"}, "cannot be put into this model"),
+        ({"peft_type": "LORA", "r": "many", "lora_dropout": True}, "r: .many. is no number"),
         ({"peft_type": "LORA", "target_modules": 5}, "--peft-config"),
         ({"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM"}, "--peft-config"),
         ({"peft_type": "POLY"}, "must be measured"),
@@ -255,8 +255,9 @@ def test_a_config_without_what_is_needed_is_refused_with_the_configuration_s_mis
 def test_a_broken_config_is_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / "config.json").write_text(json.dumps(LLAMA)[:-5], encoding="utf-8")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read") as refused:
         estimate_script(ScriptSpec(ModelSpec(source=str(folder)), "none"), Step())
+    assert "safetensors" not in str(refused.value), "weights are no part of an estimate"
 
 
 def test_rows_and_memory_that_cannot_be_are_refused(tmp_path: Path) -> None:

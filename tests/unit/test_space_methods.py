@@ -8,7 +8,7 @@ from autopeft.domain.errors import UserError
 from autopeft.domain.layout import TaskName
 from autopeft.domain.space import ChoiceDomain, Condition
 from autopeft.spaces import bind, describe, parse
-from tests.unit.space_layouts import BERT, BERT_6, METHODS, layout
+from tests.unit.space_layouts import BERT, BERT_6, METHODS, LoraRules, layout
 from tests.unit.test_space_binding import drawn
 
 LANGUAGE = layout(BERT, 6, task=TaskName.CAUSAL_LM, head_paths=())
@@ -168,6 +168,20 @@ def test_a_choice_of_names_takes_settings_that_suit_each():
     assert space.size() == 4
     (said,) = refused(CHOICE.replace("dora]", "bump]"))
     assert said.startswith("mine.yaml:8: candidate.insertions.0.settings.rank: nothing is called 'rank'; allowed: size")
+
+
+def test_a_base_in_few_bits_leaves_out_the_named_methods_that_it_cannot_have_while_others_remain():
+    names = ("lora", "dora")
+    methods = {"lora": LoraRules("lora", quantised=True), "dora": LoraRules("dora")}
+    few = BERT_6.model_copy(update={"quantised": True})
+    space = bound(CHOICE, few, **methods)
+    assert by_name(space)["method"].domain.values == ("lora",)
+    assert space.notices == ("Left out of 'method': dora (cannot be trained on a base in 4 or 8 bits).",)
+    assert space.size() == 2
+    whole = bound(CHOICE, **methods)
+    assert (by_name(whole)["method"].domain.values, whole.notices) == (names, ())
+    none = bound(CHOICE, few)
+    assert by_name(none)["method"].domain.values == names, "where none remains, the methods say what is wrong"
 
 
 def test_a_setting_is_tried_only_with_the_methods_that_its_condition_allows():

@@ -111,6 +111,14 @@ def test_every_point_of_every_space_can_be_put_into_the_model(kind, task, tmp_pa
                 assert set(candidate.policy.settings) == set(rules.facts.settings)
 
 
+def test_the_lora_space_goes_without_pissa_on_a_base_in_few_bits(tmp_path):
+    layout = model_of("llama", TaskName.CAUSAL_LM, tmp_path).model_copy(update={"quantised": True})
+    space, rng = bind(load_space("lora"), layout, METHODS), random.Random(5)
+    assert space.notices == ("Left out of 'variant': pissa (cannot be trained on a base in 4 or 8 bits).",)
+    drawn_methods = {insertion.method for _ in range(40) for insertion in space.resolve(drawn(space, rng)).insertions}
+    assert drawn_methods == {"lora", "rslora", "dora"}
+
+
 def test_the_space_of_all_methods_holds_every_method_that_does_not_say_why_it_is_left_out(tmp_path):
     layout = model_of("bert", TaskName.SEQUENCE_CLASSIFICATION, tmp_path)
     space = bind(load_space("methods"), layout, METHODS)

@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,26 @@ def read_peft(path: str, task: TaskName | None = None) -> PeftFile:
         )
     kind_of = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
     known = inspect.signature(kind_of.__init__).parameters
+    _check_numbers(kind_of, said)
     left = sorted(key for key, value in said.items() if key not in known and key not in _BOOKKEEPING and _says(value))
     try:
         config = kind_of(**{key: value for key, value in said.items() if key in known and key not in _BOOKKEEPING})
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise _refused(f"the installed peft refuses {path}: {_first_line(error)}", "Correct the file.") from error
     return PeftFile(kind, config, _TASKS.get(str(named)), tuple(left))
+
+
+def _check_numbers(kind_of: Any, said: dict[str, Any]) -> None:
+    """peft takes any value at first and fails somewhere inside of torch."""
+    numbers = {one.name: one.type for one in fields(kind_of) if one.type in ("int", "float", int, float)}
+    wrong = {name: said[name] for name in numbers if isinstance(said.get(name), str | bool | list | dict)}
+    if wrong:
+        raise UserError(
+            *(
+                Problem(f"{WHERE}: {name}", f"{value!r} is no number", "", "Correct the file.")
+                for name, value in wrong.items()
+            )
+        )
 
 
 class Script:
