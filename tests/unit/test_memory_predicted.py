@@ -172,12 +172,15 @@ def test_composing_is_the_same_as_tracing_the_whole_model() -> None:
         assert predictor.predict(wanted) == predictor.traced(wanted)
 
 
-def test_velora_whose_blocks_do_not_add_up_is_exact_in_any_layers() -> None:
+def test_velora_on_a_half_precision_base_is_exact_in_any_layers_and_is_what_is_tracked() -> None:
     forecast = forecast_of("llama", 6, torch.bfloat16)
     predictor = StepPredictor(forecast._model, forecast.setup)
     for layers in ((0, 1, 2, 3, 4, 5), (1, 2, 4), (2, 3, 4)):
         wanted = candidate(forecast.layout, "velora", layers, num_groups=4)
-        assert predictor.predict(wanted) == predictor.traced(wanted)
+        foretold = predictor.predict(wanted)
+        assert foretold == predictor.traced(wanted)
+        peak, _ = tracked("llama", wanted, 6, dtype=torch.bfloat16)
+        assert foretold.train_peak_bytes == peak
 
 
 def test_a_third_rank_needs_no_trace_and_is_exact() -> None:

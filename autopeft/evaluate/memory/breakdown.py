@@ -40,11 +40,18 @@ class Block:
 
     held: Held
     forward: Span
+    uncast: float
+    """Of what it leaves, bytes that end with the forward pass of the model."""
     backward: Span
     gradients: Gradients
     """Those that it has in the end."""
     goes_back: bool
     """Whether the backward pass goes through it."""
+
+    @property
+    def kept(self) -> float:
+        """Bytes for its backward pass."""
+        return self.forward.total - self.uncast
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class StepParts:
     inputs: float
     """Bytes of the batch."""
     before: Span
+    loss: Span
     between: Span
     after: Span
     update: float
@@ -96,6 +104,7 @@ class StepParts:
                 Block(
                     held,
                     Span.of(timeline.forward[index]),
+                    -float(timeline.uncast[index].sum()),
                     Span.of(timeline.backward.get(index, nothing)),
                     timeline.gradients[index],
                     index in timeline.backward,
@@ -104,6 +113,7 @@ class StepParts:
             ],
             inputs=timeline.inputs,
             before=Span.of(timeline.before),
+            loss=Span.of(timeline.loss),
             between=Span.of(timeline.between),
             after=Span.of(timeline.after),
             update=Span.of(timeline.update).height,
@@ -163,7 +173,7 @@ class StepParts:
             activation_bytes=parts[5],
             head_bytes=parts[6],
             temporary_bytes=total - sum(parts),
-            layer_activation_bytes=tuple(round(moment.share * block.forward.total) for block in self.blocks),
+            layer_activation_bytes=tuple(round(moment.share * block.kept) for block in self.blocks),
         )
 
     def _course(self, share: float, made_state: float) -> _Course:
@@ -186,16 +196,20 @@ class StepParts:
             span = block.forward.scaled(share)
             passed(span, f"forward pass of layer {index}")
             kept += span.total
+        loss = self.loss.scaled(share)
+        passed(loss, "head and loss", loss.height)
+        ended = share * sum(block.uncast for block in self.blocks)
+        live, kept = live - ended, kept - ended
         between = self.between.scaled(share, new(self.head_gradient))
-        passed(between, "head and loss", between.height)
+        passed(between, "head and loss", loss.total + between.height)
         gradients += new(self.head_gradient)
-        head = between.total - new(self.head_gradient)
+        head = loss.total + between.total - new(self.head_gradient)
         for index in reversed(range(len(self.blocks))):
             block = self.blocks[index]
             if block.goes_back:
                 made = new(block.gradients.bytes)
                 passed(block.backward.scaled(share, made), f"backward pass of layer {index}")
-                kept -= share * block.forward.total
+                kept -= share * block.kept
                 gradients += made
         rest = new(self.outside_gradient - self.head_gradient)
         passed(self.after.scaled(share, rest), "backward pass of the embeddings")

@@ -151,7 +151,7 @@ class Emulated(TorchFunctionMode):
         self._cuda = target == "cuda"
         self._lower = lower
         self._float32 = FLOAT32_ON_CUDA if self._cuda else FLOAT32_ON_CPU
-        self._casts: dict[int, torch.Tensor] = {}
+        self._casts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -174,12 +174,13 @@ class Emulated(TorchFunctionMode):
     def _to_lower(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point() or tensor.dtype in (self._lower, torch.float64):
             return tensor
-        if not (tensor.is_leaf and tensor.requires_grad and tensor.dtype == torch.float32):
+        weight = tensor.is_leaf and tensor.requires_grad and not tensor._is_view()
+        if not (weight and tensor.dtype == torch.float32):
             return tensor.to(self._lower)
-        # As autocast does: one copy of each trained weight until it ends.
+        # As autocast does: one copy of each trained weight until it ends. The weight is kept too, for its identity.
         if id(tensor) not in self._casts:
-            self._casts[id(tensor)] = tensor.to(self._lower)
-        return self._casts[id(tensor)]
+            self._casts[id(tensor)] = (tensor, tensor.to(self._lower))
+        return self._casts[id(tensor)][1]
 
     def forget_casts(self) -> None:
         """The end of the forward pass, where autocast lets go of its copies of trained weights."""

@@ -20,9 +20,6 @@ from autopeft.evaluate.methods import METHODS
 
 _ROUNDS = 3
 """So often a candidate is looked at anew after a trace: the first may tell that its embeddings train."""
-_ENTANGLED = ("velora",)
-"""Methods whose blocks do not add up: from the second of a kind on, each needs less than the first. Not explained:
-it is as much as a block's input in float32, in a half-precision Llama."""
 
 
 class StepPredictor:
@@ -52,7 +49,7 @@ class StepPredictor:
         Raises:
             As `MetaModel.timeline`.
         """
-        if any(not METHODS[one.method].facts.takes_layers or one.method in _ENTANGLED for one in candidate.insertions):
+        if any(not METHODS[one.method].facts.takes_layers for one in candidate.insertions):
             return self._whole(candidate, pattern)
         for _ in range(_ROUNDS):
             kinds = self._kinds(candidate, pattern)
@@ -66,9 +63,8 @@ class StepPredictor:
         return self._traced(candidate, pattern)
 
     def _whole(self, candidate: Candidate, pattern: Pattern) -> StepParts:
-        """Of a method that has a part for every layer outside the layers, or an entangled one: of the whole model."""
-        layers = tuple(insertion.layers for insertion in candidate.insertions)
-        key = (_structures(candidate), _sizes(candidate), layers, pattern)
+        """Of a method that has a part for every layer outside the layers: always of the whole model."""
+        key = (_structures(candidate), _sizes(candidate), pattern)
         if key not in self._wholes:
             self._wholes[key] = self._traced(candidate, pattern)
         return self._wholes[key]
@@ -93,14 +89,15 @@ class StepPredictor:
             actual = Kind(kind.structure, kind.sizes, kind.trains, timeline.reached[index])
             held = np.array([*timeline.blocks[index].numbers(), *timeline.gradients[index]])
             backward = timeline.backward.get(index, nothing)
-            self._library.add(actual.key, kind.sizes, Piece((held, timeline.forward[index], backward)))
+            parts = (held, timeline.forward[index], timeline.uncast[index], backward)
+            self._library.add(actual.key, kind.sizes, Piece(parts))
         actual_kinds = [
             Kind(kind.structure, kind.sizes, kind.trains, reached)
             for kind, reached in zip(kinds, timeline.reached, strict=True)
         ]
         key, sizes = _ends(actual_kinds)
-        parts = (timeline.before, timeline.between, timeline.after)
-        self._library.add(("ends", key), sizes, Piece(parts))
+        ends = (timeline.before, timeline.loss, timeline.between, timeline.after)
+        self._library.add(("ends", key), sizes, Piece(ends))
         height = Span.of(timeline.update).height / max(
             1.0, self._updated(timeline.gradients, timeline.outside_gradients)
         )
@@ -133,17 +130,18 @@ class StepPredictor:
                 piece = self._library.at(kind.key, kind.sizes)
                 if piece is None:
                     return None
-                held, forward, backward = piece.arrays
+                held, forward, uncast, backward = piece.arrays
                 blocks[kind.key, kind.sizes] = Block(
                     Held.of(held[:-2]),
                     Span.of(forward),
+                    -float(uncast.sum()),
                     Span.of(backward),
                     Gradients(float(held[-2]), float(held[-1])),
                     kind.trains or kind.reached,
                 )
         if ends is None or outside is None:
             return None
-        before, between, after = (Span.of(part) for part in ends.arrays)
+        before, loss, between, after = (Span.of(part) for part in ends.arrays)
         *numbers, made, largest, head_gradient, inputs, height = (float(one) for one in outside.arrays[0])
         every = [blocks[kind.key, kind.sizes] for kind in kinds]
         return StepParts(
@@ -153,6 +151,7 @@ class StepPredictor:
             blocks=every,
             inputs=inputs,
             before=before,
+            loss=loss,
             between=between,
             after=after,
             update=height * self._updated((block.gradients for block in every), Gradients(made, largest)),

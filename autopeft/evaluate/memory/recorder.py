@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,14 +98,31 @@ class Recorder:
         self._events[start:start] = born
         for name, place in self.marks.items():
             if name != "start":
-                self.marks[name] = place + len(born) * (2 if name.startswith(("backward", "update")) else 1)
+                later = name.startswith(("uncast", "backward", "update"))
+                self.marks[name] = place + len(born) * (2 if later else 1)
         return len(born)
 
     def parts(self) -> dict[str, Deltas]:
         """The deltas of each part, by the names of `Timeline.order`."""
+        names = {"start": "before", "out": "loss", "uncast ends": "between", "backward -1": "after"}
         order = sorted(self.marks.items(), key=lambda item: item[1])
         sizes = np.array([event.size for event in self._events], dtype=np.float64)
         found = {}
         for (name, start), (_, end) in zip(order, [*order[1:], ("", len(sizes))], strict=True):
-            found[{"start": "before", "out": "between", "backward -1": "after"}.get(name, name)] = sizes[start:end]
+            found[names.get(name, name)] = sizes[start:end]
         return found
+
+    def uncast(self) -> tuple[list[Deltas], Deltas]:
+        """Of the part "uncast", what was made in the forward pass of each block, and what elsewhere."""
+        borders = [self.marks[f"forward {index}"] for index in range(len(self._blocks))]
+        start, end = self.marks["uncast"], self.marks["uncast ends"]
+        born = {event.storage: place for place, event in enumerate(self._events[:start]) if event.size > 0}
+        inside: list[list[float]] = [[] for _ in self._blocks]
+        outside = []
+        for event in self._events[start:end]:
+            place = born.get(event.storage, start)
+            if borders[0] <= place < self.marks["out"]:
+                inside[bisect.bisect_right(borders, place) - 1].append(event.size)
+            else:
+                outside.append(event.size)
+        return [np.array(one, dtype=np.float64) for one in inside], np.array(outside, dtype=np.float64)

@@ -89,8 +89,12 @@ class Timeline:
     """From the start to the first block: embeddings, masks."""
     forward: list[Deltas]
     """Of each block."""
+    loss: Deltas
+    """From the last block forwards to the end of the forward pass: head and loss."""
+    uncast: list[Deltas]
+    """What each block gives up then: autocast's copies of trained weights that its backward pass does not need."""
     between: Deltas
-    """From the last block forwards to the first one backwards: head, loss and their gradients."""
+    """From there to the first block backwards: the gradients of head and loss."""
     backward: dict[int, Deltas]
     """Of each block that the backward pass goes through."""
     reached: list[bool]
@@ -120,6 +124,8 @@ class Timeline:
         yield "before", self.before
         for index, part in enumerate(self.forward):
             yield f"forward {index}", part
+        yield "loss", self.loss
+        yield "uncast", np.concatenate([np.zeros(0), *self.uncast])
         yield "between", self.between
         for index in sorted(self.backward, reverse=True):
             yield f"backward {index}", self.backward[index]
@@ -186,7 +192,9 @@ def traced_step(
             loss = output.loss
             if not setup.holds_outputs:
                 del output
+            recorder.mark("uncast")
             emulated.forget_casts()
+            recorder.mark("uncast ends")
             if loss.requires_grad:
                 _go_back(loss, setup)
             del loss
@@ -202,6 +210,7 @@ def traced_step(
         recorder.remove()
     carried = recorder.carry_over(returned) if setup.holds_outputs else 0
     parts, marks = recorder.parts(), recorder.marks
+    uncast, uncast_outside = recorder.uncast()
     nothing = np.zeros(0)
     timeline = Timeline(
         outside=outside,
@@ -209,6 +218,8 @@ def traced_step(
         inputs=inputs,
         before=parts["before"],
         forward=[parts[f"forward {index}"] for index in range(len(blocks))],
+        loss=np.concatenate([parts["loss"], uncast_outside]),
+        uncast=uncast,
         between=parts["between"],
         backward={index: parts[f"backward {index}"] for index in range(len(blocks)) if f"backward {index}" in parts},
         reached=recorder.reached,
