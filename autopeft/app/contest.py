@@ -12,7 +12,7 @@ from autopeft.domain.replayed import Contest, Replay
 from autopeft.domain.start import Start
 from autopeft.domain.stopping import RULES, StoppingRule
 from autopeft.search import SAMPLERS
-from autopeft.search.replay import Truth, replay, sampler_of, start_from
+from autopeft.search.replay import Truth, replay, sampler_of, start_from, view_of
 from autopeft.search.stopping import rule_of
 from autopeft.store.recorded import read_table
 
@@ -69,7 +69,8 @@ def contest(
             )
         )
     rules: list[tuple[str, StoppingRule | None]] = [("", None)]
-    rules += [(STOPPING + name, rule_of(name, truth.table.facts.rungs)) for name in early_stopping]
+    view = view_of(truth) if early_stopping else None
+    rules += [(STOPPING + name, rule_of(name, truth.table.facts.rungs, view)) for name in early_stopping]
     starts: list[tuple[str, Callable[[int], Start | None]]] = [("", lambda seed: None)]
     if warm_start is not None:
         starts.append(_warm(truth, warm_start, trials))

@@ -19,12 +19,13 @@ from autopeft.cluster.stopping import EarlyStopping
 from autopeft.domain.budget import Budget
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.events import Event, Notice, OnEvent, RunOpened, SearchEnded, ignore
-from autopeft.domain.ports import Evaluator, EvaluatorRef, RunStore, Sampler
+from autopeft.domain.ports import Evaluator, EvaluatorRef, KnownObjectives, RunStore, Sampler
 from autopeft.domain.results import RunResults
 from autopeft.domain.spec import NOT_ASKED_OF_TRIALS, SearchSpec
 from autopeft.domain.trial import Trial
 from autopeft.plugins import locate
 from autopeft.search import make_sampler
+from autopeft.search.front.views import SpaceView
 from autopeft.search.repeating import RepeatingSampler
 from autopeft.search.stopping import rule_of
 from autopeft.spaces.library import load_space
@@ -143,13 +144,14 @@ def _run(
     admission: Admission | None,
 ) -> SearchResult:
     spec = plan.spec
+    known = KnownFromLayout(plan.inspection.layout, admission)
     sampler: Sampler = make_sampler(
         spec.sampler.name,
         plan.space,
         plan.objectives,
         spec.seed,
         spec.sampler.startup_trials,
-        known=KnownFromLayout(plan.inspection.layout, admission),
+        known=known,
         start=folder.load_start(),
     )
 
@@ -173,7 +175,7 @@ def _run(
         keep_adapters=spec.keep_adapters,
         budget=spec.budget,
         admission=admission,
-        stopping=_stopping(plan),
+        stopping=_stopping(plan, known),
         on_event=told,
     )
     if spec.resources.runner == "local":
@@ -195,10 +197,13 @@ def _run(
     return SearchResult(folder.path, results, end.why, interrupted, exported)
 
 
-def _stopping(plan: Plan) -> EarlyStopping | None:
+def _stopping(plan: Plan, known: KnownObjectives) -> EarlyStopping | None:
     """What decides at rungs, where the spec asks for it."""
     name, shares = plan.spec.early_stopping, plan.spec.training.rungs
-    return None if name is None else EarlyStopping(plan.objectives, shares, rule_of(name, shares))
+    if name is None:
+        return None
+    view = SpaceView(plan.space, plan.objectives, known, plan.spec.seed)
+    return EarlyStopping(plan.objectives, shares, rule_of(name, shares, view))
 
 
 def _unscored(opened: Opened, results: RunResults) -> list[Trial]:

@@ -297,8 +297,6 @@ class Campaign:
             trial = self._store.reopen(number)
         self._ended -= 1
         self._adapters.forget(number)
-        if self._stopping is not None:
-            self._stopping.learn(trial)
         self._sampler.tell(ScoredTrial(trial, None))
         return trial
 
@@ -343,6 +341,8 @@ class Campaign:
             artefact_dir=str(self._adapters.folder(trial)),
         )
         self._running[trial.number] = Running(task, time.monotonic(), foretold)
+        if self._stopping is not None:
+            self._stopping.learn(trial)
         self._on_event(TrialStarted(trial, again))
         return task
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from autopeft.domain.candidate import Setting
 from autopeft.domain.measurements import Measurements, Rung
 from autopeft.domain.objective import Objective
 from autopeft.domain.results import quality_column
@@ -29,9 +30,11 @@ class EarlyStopping:
         self._rule = rule
         self._standings: dict[int, Standing] = {}
         self._rungs: dict[int, list[Rung]] = {}
+        self._parameters: dict[int, Mapping[str, Setting]] = {}
 
     def learn(self, trial: Trial) -> None:
-        """Take in how a trial stands now; one that will be started again has no standing until then."""
+        """Take in how a trial stands now, also when it starts; one that will be started again has no standing."""
+        self._parameters[trial.number] = trial.parameters
         self._rungs.pop(trial.number, None)
         self._standings.pop(trial.number, None)
         if trial.measurements is None:
@@ -106,7 +109,15 @@ class EarlyStopping:
             return None
         trained = tuple(rung.train_loss for rung in rungs if math.isfinite(rung.train_loss))
         trained = trained if len(trained) == len(rungs) else ()
-        self._standings[number] = Standing(number, float(peak.live_bytes), losses, complete, trained, stopped)
+        self._standings[number] = Standing(
+            number,
+            float(peak.live_bytes),
+            losses,
+            complete,
+            trained,
+            stopped,
+            parameters=self._parameters.get(number, {}),
+        )
         return self._standings[number]
 
     def _loss(self, quality: Mapping[str, float]) -> float:

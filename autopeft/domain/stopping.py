@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.domain import pareto
+from autopeft.domain.candidate import Setting
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Standing:
     """Mean training loss before each rung; may be left out."""
     stopped: bool = False
     """Whether it was stopped at the last of its rungs; it may be taken up again."""
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    """Of its candidate in the search space; may be left out."""
 
 
 class StoppingRule(Protocol):

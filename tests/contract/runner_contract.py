@@ -26,7 +26,7 @@ from autopeft.domain.stopping import Standing
 from autopeft.domain.trial import FailureReason, Trial, TrialStatus
 from autopeft.store import open_store
 from tests.fakes.evaluators import known_measurements
-from tests.fakes.searches import toy_campaign, toy_objectives, toy_record
+from tests.fakes.searches import ToySampler, toy_campaign, toy_objectives, toy_record
 
 ROOT = Path(__file__).parents[2]
 RUNGS = 2
@@ -110,6 +110,8 @@ class Odd:
     promotes = True
 
     def goes_on(self, trial: Standing, others: Sequence[Standing]) -> bool:
+        for one in (trial, *others):
+            assert one.parameters == ToySampler().ask(one.number).parameters
         return len(trial.losses) < 2 or trial.number % 2 == 0
 
     def behind(self, standings: Sequence[Standing]) -> dict[int, float]:

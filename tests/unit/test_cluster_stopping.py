@@ -74,6 +74,20 @@ def test_the_rule_sees_losses_memory_and_what_is_complete():
     assert rule.asked[-1][0] == Standing(3, 80.0, (-0.5, -0.625)), "a loss that is not finite is left out"
 
 
+def test_the_rule_sees_what_was_proposed_of_running_trials_too():
+    rule = Noting()
+    stopping = EarlyStopping(toy_objectives(), SHARES, rule)
+    done = ended(0, TrialStatus.COMPLETE, rung(1, 0.5), rung(9, 0.9)).model_copy(update={"parameters": {"rank": 8}})
+    begun = done.model_copy(
+        update={"number": 1, "status": TrialStatus.RUNNING, "measurements": None, "parameters": {"rank": 2}}
+    )
+    stopping.learn(done)
+    stopping.learn(begun)
+    stopping.goes_on(1, rung(1, 0.5))
+    trial, others = rule.asked[-1]
+    assert (trial.parameters, [one.parameters for one in others]) == ({"rank": 2}, [{"rank": 8}])
+
+
 def test_what_cannot_be_judged_and_what_is_at_its_end_goes_on():
     stopping = EarlyStopping(toy_objectives(), SHARES, Noting())
     assert stopping.goes_on(0, rung(1, 0.5, memory=None))

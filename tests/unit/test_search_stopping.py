@@ -1,6 +1,5 @@
 """Early stopping by what is still to be gained: predictions, rates and decisions against slow references."""
 
-import math
 from dataclasses import replace
 from itertools import combinations
 
@@ -8,7 +7,10 @@ import numpy as np
 import pytest
 
 from autopeft.domain.stopping import Standing, most_wanted
-from autopeft.search.stopping import GainStopping, predicted_ends, rate
+from autopeft.search.front.surrogate import fit
+from autopeft.search.front.views import SpaceView
+from autopeft.search.stopping import GainStopping, rate
+from tests.contract.sampler_contract import OBJECTIVES, ToySpace, choice
 
 SHARES = (1 / 9, 1 / 3, 1.0)
 
@@ -45,19 +47,42 @@ def test_going_on_at_the_best_threshold_gains_at_the_rate() -> None:
     assert sum(max(0.0, gain - found * 0.75) for gain in gains) == pytest.approx(30 * 0.25 * found, rel=1e-9)
 
 
-def test_ends_are_predicted_as_a_ridge_regression_does() -> None:
+def test_ends_are_predicted_as_a_surrogate_over_the_losses_at_the_rung_does() -> None:
     complete = trials(12, told=0.2)
-    mean, sd = predicted_ends([asked(0.3, 10.0)], complete, 0)
+    mean, sd = GainStopping(SHARES).predicted_ends([asked(0.3, 10.0)], complete, 0)
     seen = np.array([[one.losses[0], one.train_losses[0]] for one in complete])
     ends = np.array([one.losses[-1] for one in complete])
-    scaled = (seen - seen.mean(axis=0)) / seen.std(axis=0)
-    # As ordinary least squares with one more observation per input that says its slope is 0.
-    left = np.vstack([np.hstack([np.ones((12, 1)), scaled]), np.hstack([np.zeros((2, 1)), np.eye(2)])])
-    slopes = np.linalg.lstsq(left, np.concatenate([ends, np.zeros(2)]), rcond=None)[0]
-    own = np.concatenate([[1.0], (np.array([0.3, 0.6]) - seen.mean(axis=0)) / seen.std(axis=0)])
-    assert mean[0] == pytest.approx(own @ slopes, rel=1e-9)
-    rest = ends - left[:12] @ slopes
-    assert sd[0] == pytest.approx(math.sqrt(rest @ rest / 9 * (1 + own @ np.linalg.inv(left.T @ left) @ own)), rel=1e-9)
+    middle, range_ = seen.mean(axis=0), 4 * seen.std(axis=0)
+    posterior = fit((seen - middle) / range_, ends, np.array([0, 1]))
+    expected = posterior.predict((np.array([[0.3, 0.6]]) - middle) / range_)
+    assert (mean[0], sd[0]) == pytest.approx((expected[0][0], expected[1][0]), rel=1e-6)
+
+
+def kinds(count: int, seed: int = 0) -> list[Standing]:
+    """Complete trials of two kinds, one of which is behind at every rung and ahead at the end."""
+    rng, made = np.random.default_rng(seed), []
+    for number in range(count):
+        slow, luck = number % 2 == 1, 0.05 * rng.standard_normal(3)
+        losses = (0.8, 0.6, 0.2) if slow else (0.5, 0.45, 0.4)
+        seen = tuple(float(one) for one in np.array(losses) + luck)
+        made.append(Standing(number, 100.0, seen, True, parameters={"kind": "slow" if slow else "fast", "size": 1}))
+    return made
+
+
+def test_a_kind_that_begins_slowly_and_ends_well_goes_on_where_candidates_are_described() -> None:
+    space = ToySpace(choice("kind", "fast", "slow"), choice("size", 1, 2, 4, ordered=True))
+    rule = GainStopping(SHARES, view=SpaceView(space, OBJECTIVES, None))
+    others = kinds(16)
+    ends = {}
+    for kind in ("slow", "fast"):
+        own = Standing(99, 100.0, (0.8,), parameters={"kind": kind, "size": 1})
+        (mean,), _ = rule.predicted_ends([own], others, 0)
+        ends[kind] = mean
+        assert rule.goes_on(own, others) == (kind == "slow")
+    assert ends["slow"] == pytest.approx(0.2, abs=0.05)
+    bare = [replace(one, parameters={}) for one in others]
+    (blind,), _ = rule.predicted_ends([Standing(99, 100.0, (0.5,))], bare, 0)
+    assert blind == pytest.approx(0.4, abs=0.05), "from the rung alone, as nothing is known of the candidates"
 
 
 def test_a_hopeless_trial_stops_and_a_promising_one_goes_on() -> None:
@@ -118,8 +143,9 @@ def test_nothing_stops_before_enough_are_complete_or_at_the_last_rung() -> None:
 def test_training_losses_are_used_only_where_all_have_them() -> None:
     others = trials(20)
     bare = [replace(one, train_losses=()) for one in others]
-    assert predicted_ends([asked(0.2, 1.0)], bare, 0)[0] == pytest.approx(
-        predicted_ends([replace(asked(0.2, 1.0), train_losses=())], others, 0)[0]
+    rule = GainStopping(SHARES)
+    assert rule.predicted_ends([asked(0.2, 1.0)], bare, 0)[0] == pytest.approx(
+        rule.predicted_ends([replace(asked(0.2, 1.0), train_losses=())], others, 0)[0]
     )
 
 

@@ -155,6 +155,10 @@ class SpaceView:
             self._points[key] = self._point(params)
         return self._points[key]
 
+    def described(self, values: Mapping[str, Setting]) -> Point | None:
+        """The point of the parameters as the space itself has them."""
+        return self.point(encode(self._space.parameters, values)[0])
+
     def everything(self) -> Sequence[Point] | None:
         if not self._small:
             return None

@@ -6,8 +6,7 @@ import heapq
 import time
 from dataclasses import dataclass, replace
 
-from autopeft.domain.candidate import Candidate
-from autopeft.domain.ports import Known, KnownObjectives, Proposal, Sampler
+from autopeft.domain.ports import KnownObjectives, Proposal, Sampler
 from autopeft.domain.recording import RecordedTraining
 from autopeft.domain.replayed import Moment, Replay
 from autopeft.domain.results import ScoredTrial, score
@@ -16,7 +15,7 @@ from autopeft.domain.stopping import Standing, StoppingRule, most_wanted
 from autopeft.domain.trial import Trial, TrialStatus
 from autopeft.search.front.views import View
 from autopeft.search.replay.table_space import FreeView, TableSpace, TableView
-from autopeft.search.replay.truth import MEMORY, Truth
+from autopeft.search.replay.truth import Truth
 from autopeft.search.samplers import PAPER, make_sampler
 
 BLIND = "-blind"
@@ -51,7 +50,8 @@ class _Running:
 
     def standing(self, memory: float) -> Standing:
         trained = tuple(rung.train_loss for rung in self.training.rungs[: self.reached])
-        return Standing(self.number, memory, self.losses[: self.reached], self.complete, trained, self.stopped)
+        seen, own = self.losses[: self.reached], self.training.parameters
+        return Standing(self.number, memory, seen, self.complete, trained, self.stopped, parameters=own)
 
 
 @dataclass(order=True)
@@ -103,8 +103,7 @@ class _Search:
         self._seed = seed
         self._rule = rule
         self._space = TableSpace(truth.table)
-        self._config_of = {one[0].candidate.digest: config for config, one in truth.table.trainings.items()}
-        known = None if name.endswith(BLIND) else self._known
+        known = None if name.endswith(BLIND) else truth.known
         effort = None
         if (base := sampler_of(name)) in PAPER:
             effort = replace(PAPER[base], as_published=name.endswith(PUBLISHED))
@@ -149,18 +148,6 @@ class _Search:
         if name in ("front", "evolution"):
             return TableView(self._space, self._truth.objectives, known, self._seed)
         return None
-
-    def _known(self, candidate: Candidate) -> Known | None:
-        """What a forecast and closed forms tell of a candidate; here the table's own numbers stand for them."""
-        config = self._config_of.get(candidate.digest)
-        memory = None if config is None else self._truth.memory(config)
-        if config is None or memory is None:
-            return None
-        values = {MEMORY: float(memory)}
-        counted = self._truth.table.trainings[config][0].trainable_parameters
-        if counted is not None and candidate.pruning is None:
-            values["trainable_parameters"] = float(counted)
-        return Known(values)
 
     def _start(self, now_s: float, trials: int) -> None:
         if self._take_up(now_s):

@@ -16,6 +16,7 @@ from autopeft.domain.recording import RecordedTable
 from autopeft.domain.space import ChoiceDomain, Domain, Parameter
 from autopeft.search.encoding import encode
 from autopeft.search.front.views import Point, SpaceView
+from autopeft.search.replay.truth import Truth
 
 Array = NDArray[np.float64]
 
@@ -97,6 +98,11 @@ def _place(domain: Domain, value: Setting | None) -> float:
 
 def _key(values: Mapping[str, Setting]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, repr(value)) for name, value in values.items()))
+
+
+def view_of(truth: Truth) -> SpaceView:
+    """The space of a table as a rule that stops trials sees it."""
+    return SpaceView(TableSpace(truth.table), truth.objectives, truth.known)
 
 
 class TableView(SpaceView):

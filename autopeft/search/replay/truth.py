@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.domain import pareto
+from autopeft.domain.candidate import Candidate
 from autopeft.domain.measurements import Measurements, MemorySource, PeakMemory, Rung
 from autopeft.domain.objective import Direction, Objective, Unit, metric_score, or_nan
+from autopeft.domain.ports import Known
 from autopeft.domain.recording import RecordedTable, RecordedTraining
 from autopeft.domain.trial import TrialStatus
 
@@ -78,6 +80,22 @@ class Truth:
     def memory(self, config: int) -> int | None:
         """Bytes at the peak of training; None where no seed was trained so far."""
         return next((one.train_peak_bytes for one in self.table.trainings[config] if one.train_peak_bytes), None)
+
+    def known(self, candidate: Candidate) -> Known | None:
+        """What a forecast and closed forms tell of a candidate; here the table's own numbers stand for them."""
+        config = self._config_of.get(candidate.digest)
+        memory = None if config is None else self.memory(config)
+        if config is None or memory is None:
+            return None
+        values = {MEMORY: float(memory)}
+        counted = self.table.trainings[config][0].trainable_parameters
+        if counted is not None and candidate.pruning is None:
+            values["trainable_parameters"] = float(counted)
+        return Known(values)
+
+    @cached_property
+    def _config_of(self) -> dict[str, int]:
+        return {one[0].candidate.digest: config for config, one in self.table.trainings.items()}
 
     def measurements(self, training: RecordedTraining, reached: int) -> Measurements:
         """What the objectives are scored on, after so many rungs."""
