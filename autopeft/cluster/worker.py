@@ -14,7 +14,7 @@ import psutil
 from ray.tune import Trainable
 
 from autopeft.cluster.attempt import DETAIL_LINES, Attempt
-from autopeft.cluster.pausing import PauseFlag
+from autopeft.cluster.pausing import POLL_S, PauseFlag
 from autopeft.domain.errors import Problem, UserError
 from autopeft.domain.measurements import Report, Rung
 from autopeft.domain.ports import EvaluationTask, Evaluator, EvaluatorRef
@@ -59,7 +59,7 @@ class Worker(Trainable):
         self._memory = MemoryWatch()
         _end_with_parent()
         PauseFlag(config[Key.PAUSE]).watch(self._pause)
-        self._recycle = False
+        self._recycle = self._paused = False
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -76,9 +76,14 @@ class Worker(Trainable):
                 self._recycle = True
                 return {Key.UNBUILDABLE.value: _told(error), "done": False}
             self._attempt = Attempt(self._evaluator, self._task)
+        if self._paused:
+            time.sleep(POLL_S)  # the search is left, and what would be trained now is lost
+            return {**_reported(None), "done": False}
         step = self._attempt.advance()
         if not isinstance(step, Outcome):
-            return {**_reported(step.get(self._task.number)), "done": False}
+            report = step.get(self._task.number)
+            self._paused = report is None
+            return {**_reported(report), "done": False}
         self._recycle = step.recycle_worker or self._memory.grew()
         return {Key.OUTCOME.value: encode(step), "done": not self._recycle}
 
@@ -102,6 +107,7 @@ class Worker(Trainable):
         if self._attempt is not None:
             self._attempt.close()  # it was stopped early
         self._attempt = None
+        self._paused = False
 
 
 def _reported(report: Report | None) -> dict[str, str]:
