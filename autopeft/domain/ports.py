@@ -164,7 +164,7 @@ class Known:
     feasible: bool = True
     """False where it is known not to fit into the memory limit."""
     seconds: float | None = None
-    """Predicted seconds of its training."""
+    """Predicted seconds of its training, up to a factor that all candidates have."""
 
 
 class KnownObjectives(Protocol):

@@ -27,7 +27,7 @@ from autopeft.search.paper.sampler import Effort
 from autopeft.search.starting import StartedSampler
 
 SAMPLERS = {
-    "front": "Gaussian process on what training must show, everything else is known; fewest trials, takes any space.",
+    "front": "Gaussian process on what training must show, everything else is known; least training, takes any space.",
     "tpe": "Tree-structured Parzen estimators: learns which values good trials share; fast, takes any space.",
     "gp": "Gaussian processes: fewest trials on small numeric spaces; seconds per proposal.",
     "nsga2": "Evolution (NSGA-II): crosses and mutates the best trials; needs some hundred of them.",
@@ -64,11 +64,11 @@ def make_sampler(
 ) -> Sampler:
     """The sampler of this name.
 
-    `startup_trials` random trials come before the model is used (for evolution they are the size of a generation);
-    `None` is 6, for `nsga2`, `nsga3` and `evolution` 20. `known` tells what need not be learned by training.
-    `view` takes the place of the space as `front`, `evolution` and `autopeft` see it, `effort` that of what `autopeft`
-    does for a proposal. `start` is what the search begins with: its points come before the sampler's, and `front`
-    expects what its earlier runs saw.
+    `startup_trials` trials come before the model is used, random ones but for `front`, which fills the space (for
+    evolution they are the size of a generation); `None` is 6, for `front` 4, for `nsga2`, `nsga3` and `evolution` 20.
+    `known` tells what need not be learned by training. `view` takes the place of the space as `front`, `evolution` and
+    `autopeft` see it, `effort` that of what `autopeft` does for a proposal. `start` is what the search begins with: its
+    points come before the sampler's, and `front` expects what its earlier runs saw.
 
     Raises:
         UserError: where there is no such sampler, or it cannot work on this space or in this installation.

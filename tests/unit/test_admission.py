@@ -212,7 +212,8 @@ def test_a_sampler_is_told_what_is_foretold_and_it_stays_what_it_was(tmp_path: P
             "trainable_parameters": float(exact),
             "train_peak_bytes": 0.5 * needs(candidate),
             "predicted_peak_bytes": 7.0,
-        }
+        },
+        seconds=2.0,
     )
     assert known(candidate) == expected
     campaign = toy_campaign(store, tmp_path, admission=admission)
@@ -226,7 +227,7 @@ def test_a_sampler_is_told_what_is_foretold_and_it_stays_what_it_was(tmp_path: P
 def test_a_sampler_is_told_nothing_of_what_a_pruning_will_decide() -> None:
     pruned = proposal(16).candidate.model_copy(update={"pruning": Pruning(criterion="magnitude", settings={})})
     forecast = FakeForecast()
-    assert KnownFromLayout(toy_layout(), admitting(None, forecast))(pruned) is None
+    assert KnownFromLayout(toy_layout(), admitting(None, forecast))(pruned) == Known(seconds=2.0)
     assert forecast.asked == 0
 
 

@@ -258,6 +258,48 @@ def test_a_failed_trial_is_not_proposed_again_though_nothing_is_learned_of_it():
     assert view.groups.max() >= 2
 
 
+def twins(candidate):
+    """Two candidates that are alike but for their seconds."""
+    (one,) = candidate.insertions
+    return Known(seconds=3.0 if one.settings["twin"] == "slow" else 1.0)
+
+
+def proposed(space, seed, trials):
+    """What a `front` sampler tries where twins differ in their seconds."""
+    view = SpaceView(space, OBJECTIVES, twins, seed)
+    sampler, found = make_sampler("front", space, OBJECTIVES, seed, view=view), []
+    for number in range(trials):
+        proposal = sampler.ask(number)
+        found.append(proposal.parameters)
+        sampler.tell(told(number, proposal))
+    return found
+
+
+def test_of_two_that_are_worth_the_same_the_quicker_one_is_tried():
+    space = ToySpace(
+        choice("twin", "slow", "quick"), Parameter(name="size", domain=IntDomain(low=1, high=1000, log=True))
+    )
+    found = [one["twin"] for seed in range(2) for one in proposed(space, seed, 12)]
+    assert found.count("quick") > 0.75 * len(found)
+
+
+def test_the_first_trials_are_further_apart_than_draws():
+    space = ToySpace(
+        choice("twin", "slow", "slower"),
+        Parameter(name="size", domain=FloatDomain(low=0.0, high=1.0)),
+        Parameter(name="rate", domain=FloatDomain(low=0.0, high=1.0)),
+    )
+
+    def apart(sampler, seed):
+        one = make_sampler(sampler, space, OBJECTIVES, seed)
+        first = [one.ask(number) for number in range(4)]
+        rows = np.array([(p["size"], p["rate"], float(p["twin"] == "slow")) for p in (q.parameters for q in first)])
+        return min(np.linalg.norm(rows[i] - rows[j]) for i in range(4) for j in range(i))
+
+    away = {name: np.mean([apart(name, seed) for seed in range(12)]) for name in ("front", "random")}
+    assert away["front"] > 1.4 * away["random"]
+
+
 def objective(trial):
     kind = trial.suggest_categorical("kind", ["lora", "prefix"])
     rate = trial.suggest_float("rate", 1e-4, 1e-2, log=True)

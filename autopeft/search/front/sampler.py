@@ -27,8 +27,8 @@ from autopeft.search.history import STOPPED
 
 Array = NDArray[np.float64]
 
-STARTUP = 6
-"""Trials at random before the model is used."""
+STARTUP = 4
+"""Trials that fill the space before the model is used."""
 _LEAST = 3
 """Complete trials without which there is no model."""
 _CHANGED = 100
@@ -38,7 +38,7 @@ _BEST = 6
 _AROUND = 8
 """Rounds of local search: so many changes around so many of the best points of the pool."""
 _FRESH = 16
-"""Draws for one of the first trials."""
+"""Draws from which one of the first trials is taken."""
 _KEPT = 300
 """Observations that the model sees at most."""
 
@@ -70,8 +70,10 @@ class FrontSampler(BaseSampler):
 
     A Gaussian process with learned noise models each objective that is not known (`surrogate`); of a pool of points
     (random draws, corners, changes of the best trials, then of the best points), the one with the largest expected
-    hypervolume improvement is tried next (`acquisition`, equation 1), or with the largest per predicted second. Trials
-    that run already are believed to turn out as drawn from the model. What was infeasible is not tried again nearby.
+    hypervolume improvement per second is tried next (`acquisition`, equation 1), where seconds are known. Trials that
+    run already are believed to turn out as drawn from the model. What was infeasible is not tried again nearby. The
+    first trials are those of some draws that lie furthest from what was tried, per second as well: a cheap training
+    tells as much of the space as an expensive one.
 
     Where nothing is known of two objectives or more, as of quality and latency, BoTorch's noisy expected hypervolume
     improvement takes over (`noisy`). Without BoTorch, equation 1 serves there too: it is exact for independent beliefs,
@@ -94,7 +96,7 @@ class FrontSampler(BaseSampler):
         known: KnownByParams | None = None,
         seed: int | None = None,
         startup: int | None = None,
-        per_second: bool = False,
+        per_second: bool = True,
         fits: Fits | None = None,
         earlier: EarlierRuns | None = None,
         noisy: bool | None = None,
@@ -105,8 +107,8 @@ class FrontSampler(BaseSampler):
             view: The space; `None` learns it from the study's trials.
             known: Without a view: by index, objectives that are functions of the parameters.
             seed: Of every draw; `None` draws one.
-            startup: Trials at random before the model is used.
-            per_second: Whether a point's worth is divided by its known seconds, where those are known.
+            startup: Trials that fill the space before the model is used.
+            per_second: Whether what a point is worth is divided by its seconds, where those of all are known.
             fits: Remembers what was fitted, for samplers that are built anew for every question.
             earlier: Runs of which the model expects the like, as far as the trials bear them out.
             noisy: Whether BoTorch takes over where two objectives are black boxes; `None` where it is installed.
@@ -160,7 +162,7 @@ class FrontSampler(BaseSampler):
         begun = len(history.complete) + len(history.running) + len(history.stopped)
         if begun < self._startup or len(history.complete) < min(_LEAST, self._startup):
             free = _new([view.drawn(rng) for _ in range(_FRESH)], history.taken)
-            return likely(free, risks(free, history.tried))[0] if free else None
+            return self._first(likely(free, risks(free, history.tried)), history) if free else None
         signs = tuple(1.0 if one is StudyDirection.MINIMIZE else -1.0 for one in study.directions)
         whole = view.everything()
         pool = _new(whole if whole is not None else _pool(view, history, signs, number, rng), history.taken)
@@ -189,11 +191,21 @@ class FrontSampler(BaseSampler):
         return pool[int(np.argmin(mean[:, 0] - 2.0 * sd[:, 0]))]
 
     def _worth(self, worth_of: Worth, points: Sequence[Point], history: _History, reference: Array) -> Array:
-        worth = worth_of(points, history.running, reference)
-        seconds = [point.seconds for point in points if point.seconds]
-        if not self._per_second or len(seconds) < len(points):
-            return worth
-        return worth / np.array(seconds)
+        return worth_of(points, history.running, reference) / self._seconds(points)
+
+    def _first(self, points: Sequence[Point], history: _History) -> Point:
+        """The one that is furthest from all that was begun, per second."""
+        begun = [*history.complete, *history.running, *history.stopped]
+        away = np.ones(len(points))
+        if begun:
+            rows, others = (np.array([one.row for one in some]) for some in (points, begun))
+            away = np.linalg.norm(rows[:, None] - others[None], axis=2).min(axis=1)
+        return points[int(np.argmax(away / self._seconds(points)))]
+
+    def _seconds(self, points: Sequence[Point]) -> Array:
+        """Of every point; ones where they are not known of all."""
+        known = [point.seconds for point in points if point.seconds]
+        return np.array(known) if self._per_second and len(known) == len(points) else np.ones(len(points))
 
 
 def _black_boxes(points: Sequence[Point]) -> int:

@@ -54,7 +54,7 @@ class Point:
     memory: float | None = None
     """Known bytes of training, which a memory limit is about."""
     seconds: float | None = None
-    """Known seconds of training."""
+    """Known seconds of training, up to a factor that all points have."""
 
 
 class View(Protocol):

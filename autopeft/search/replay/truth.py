@@ -17,6 +17,7 @@ from autopeft.domain.objective import Direction, Objective, Unit, metric_score, 
 from autopeft.domain.ports import Known
 from autopeft.domain.recording import RecordedTable, RecordedTraining
 from autopeft.domain.trial import TrialStatus
+from autopeft.domain.work import relative_work
 
 MEMORY = "train_peak_bytes"
 
@@ -82,7 +83,10 @@ class Truth:
         return next((one.train_peak_bytes for one in self.table.trainings[config] if one.train_peak_bytes), None)
 
     def known(self, candidate: Candidate) -> Known | None:
-        """What a forecast and closed forms tell of a candidate; here the table's own numbers stand for them."""
+        """What a forecast and closed forms tell of a candidate; here the table's own numbers stand for them.
+
+        Seconds are as a search has them, by the depth of the backward pass, and not those of the table.
+        """
         config = self._config_of.get(candidate.digest)
         memory = None if config is None else self.memory(config)
         if config is None or memory is None:
@@ -91,7 +95,13 @@ class Truth:
         counted = self.table.trainings[config][0].trainable_parameters
         if counted is not None and candidate.pruning is None:
             values["trainable_parameters"] = float(counted)
-        return Known(values)
+        return Known(values, seconds=relative_work(candidate, self._depth))
+
+    @cached_property
+    def _depth(self) -> int:
+        """Layers of the model, as far as a candidate reaches."""
+        candidates = [trainings[0].candidate for trainings in self.table.trainings.values()]
+        return 1 + max((layer for one in candidates for layer in one.layers()), default=0)
 
     @cached_property
     def _config_of(self) -> dict[str, int]:
