@@ -122,7 +122,7 @@ def command(
         ),
     ] = None,
     startup_trials: Annotated[
-        int | None, typer.Option(help="Random trials at the start.", rich_help_panel=SPACE)
+        int | None, typer.Option(help="Trials before its model is used.", rich_help_panel=SPACE)
     ] = None,
     early_stopping: Annotated[
         str | None,

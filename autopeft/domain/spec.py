@@ -155,9 +155,9 @@ class TrainingSpec(_Part):
 class SamplerSpec(_Part):
     """What proposes candidates."""
 
-    name: str = "tpe"
+    name: str = "front"
     startup_trials: int | None = Field(default=None, ge=1)
-    """Random trials before the model is used; `None` is the sampler's own choice."""
+    """Trials before the model is used, random ones but for `front`; `None` is the sampler's own choice."""
 
 
 def _name_alone(value: Any) -> Any:
