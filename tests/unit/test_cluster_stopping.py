@@ -141,8 +141,8 @@ def test_a_rule_has_a_name_and_true_is_the_front_rule():
     other = SearchSpec(early_stopping="mo-asha")
     assert other.training.rungs == pytest.approx(SHARES)
     assert len({SearchSpec().digest, SearchSpec(early_stopping="front").digest, other.digest}) == 3
-    # The digest of a run that was begun when the key was a switch.
-    assert SearchSpec(early_stopping=True).digest == "b044dc06852ef48b"
+    # The digest of a run that was begun when the key was a switch, and TPE what was taken where nothing was said.
+    assert SearchSpec(early_stopping=True, sampler="tpe").digest == "b044dc06852ef48b"
     for name in RULES:
         assert SearchSpec(early_stopping=name).early_stopping == name
     with pytest.raises(ValueError, match="mo-asha"):
