@@ -90,8 +90,8 @@ def hypervolume(points: Points, reference: Points) -> float:
 def knee(points: Points) -> int:
     """Row of the front that lies furthest below the line through its extremes, objectives scaled to [0, 1].
 
-    The knee of Das (1999) for two objectives; with more, the row nearest to the ideal point. Where a front has one
-    or two rows, the one with the smaller sum of scaled values.
+    The knee of Das (1999) for two objectives; with more, the row nearest to the ideal point. Where no row lies below
+    that line, as with two rows, it is the extreme that is best in the first objective.
 
     Raises:
         ValueError: where `points [n, m]` is empty.
@@ -102,4 +102,5 @@ def knee(points: Points) -> int:
     span = np.where(high > low, high - low, 1.0)
     scaled = (points - low) / span
     distance = scaled.sum(axis=1) if points.shape[1] <= 2 else np.linalg.norm(scaled, axis=1)
-    return int(np.argmin(distance))
+    tied = np.flatnonzero(distance <= distance.min() + 1e-9)
+    return int(tied[np.argmin(scaled[tied, 0])])

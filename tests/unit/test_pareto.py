@@ -88,6 +88,9 @@ def test_the_knee_is_the_point_below_the_line_through_the_extremes():
     assert knee(np.array([[0.0, 10.0], [1.0, 1.0], [10.0, 0.0]])) == 1
     assert knee(np.array([[0.0, 10.0], [4.9, 5.0], [10.0, 0.0]])) == 1
     assert knee(np.array([[3.0, 3.0]])) == 0
+    # No knee: the front bulges away from the ideal point, or is a line. The first objective decides.
+    assert knee(np.array([[10.0, 0.0], [9.0, 9.0], [0.0, 10.0]])) == 2
+    assert knee(np.array([[10.0, 0.0], [0.0, 10.0]])) == 1
     with pytest.raises(ValueError, match="empty"):
         knee(np.empty((0, 2)))
 
